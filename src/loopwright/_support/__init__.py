@@ -1,0 +1,1 @@
+"""The ground floor: environment variables, optional packages, files and logging; imports nothing of ours but errors."""

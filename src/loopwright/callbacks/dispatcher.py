@@ -1,0 +1,326 @@
+"""Call the callbacks at each event, note who decided what, and keep the time that each takes.
+
+For every event the handler holds a tuple of the methods that really answer it, made anew when the list of callbacks
+changes and when training or an epoch begins (which finds methods assigned to an instance meanwhile). An event that
+nobody answers costs one look-up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from operator import attrgetter
+from time import perf_counter
+from typing import Any
+
+from loopwright._support.log import get_logger
+from loopwright.callbacks.events import Event
+from loopwright.callbacks.flow import DefaultFlowCallback
+from loopwright.callbacks.listening import ObservedList, answered_events
+from loopwright.records import Decision
+from loopwright.state import CONTROL_FLAGS, is_exportable
+
+logger = get_logger(__name__)
+
+_read_flags = attrgetter(*CONTROL_FLAGS)
+_DECISIONS_KEPT = 10_000
+
+
+@dataclass(slots=True, eq=False)
+class Listener:
+    """One callback's answer to one event, and what it has cost so far."""
+
+    callback: Any
+    event: str
+    method: Callable[..., Any]
+    calls: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{type(self.callback).__name__}.{self.event}"
+
+
+class _ContextField:
+    """An attribute of the handler that callbacks receive as a keyword of the same name (and of `aliases`)."""
+
+    def __init__(self, *aliases: str) -> None:
+        self.aliases = aliases
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, handler: CallbackHandler | None, owner: type) -> Any:
+        return self if handler is None else handler._context[self.name]
+
+    def __set__(self, handler: CallbackHandler, value: Any) -> None:
+        handler._context.update(dict.fromkeys((self.name, *self.aliases), value))
+
+
+class CallbackHandler:
+    """Holds the callbacks, in order, and calls them.
+
+    Arguments:
+        callbacks: Callbacks, as classes or instances.
+        model: What callbacks receive as `model`.
+        processing_class: What they receive as `processing_class` (and as `tokenizer`, its old name).
+        optimizer: What they receive as `optimizer`.
+        lr_scheduler: What they receive as `lr_scheduler`.
+        callback_errors: "raise" lets an exception end training, as in transformers; "disable" reports it and goes on
+            without that callback.
+
+    Attributes:
+        callbacks: The list; may be edited in place.
+        decisions: The newest 10,000 changes of control flags, each with its author. The default flow's routine
+            (log, evaluate and save by arguments and step number) is not among them.
+    """
+
+    model = _ContextField()
+    processing_class = _ContextField("tokenizer")
+    optimizer = _ContextField()
+    lr_scheduler = _ContextField()
+    train_dataloader = _ContextField()
+    eval_dataloader = _ContextField()
+
+    def __init__(
+        self,
+        callbacks: Iterable[Any],
+        model: Any,
+        processing_class: Any,
+        optimizer: Any,
+        lr_scheduler: Any,
+        callback_errors: str = "raise",
+    ) -> None:
+        self._context: dict[str, Any] = {}
+        self.model = model
+        self.processing_class = processing_class
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.train_dataloader = None
+        self.eval_dataloader = None
+        self.callback_errors = callback_errors
+        self.decisions: deque[Decision] = deque(maxlen=_DECISIONS_KEPT)
+        self._costs: dict[tuple[int, str], Listener] = {}
+        self._disabled: set[int] = set()
+        self._listeners: dict[str, tuple[Listener, ...]] = {}
+        self._callbacks = ObservedList((), self.refresh)
+        for callback in callbacks:
+            self.add_callback(callback)
+        if not any(isinstance(callback, DefaultFlowCallback) for callback in self.callbacks):
+            logger.warning(
+                "There is no DefaultFlowCallback: nothing logs, evaluates, saves or ends at max_steps unless another "
+                "callback says so. Callbacks:\n%s",
+                self.callback_list,
+            )
+
+    # The list
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """The callbacks, in the order in which they run."""
+        return self._callbacks
+
+    @callbacks.setter
+    def callbacks(self, callbacks: Iterable[Any]) -> None:
+        self._callbacks = ObservedList(callbacks, self.refresh)
+        self.refresh()
+
+    @property
+    def callback_list(self) -> str:
+        """The callbacks' class names, a line each."""
+        return "\n".join(type(callback).__name__ for callback in self.callbacks)
+
+    def add_callback(self, callback: Any) -> None:
+        """Append a callback, given as a class or an instance; warn where its class is there already."""
+        instance = callback() if isinstance(callback, type) else callback
+        if type(instance) in map(type, self.callbacks):
+            logger.warning("Adding a second %s. Callbacks:\n%s", type(instance).__name__, self.callback_list)
+        self.callbacks.append(instance)
+
+    def pop_callback(self, callback: Any) -> Any:
+        """Remove and return the first callback of this class, or this instance; None where there is none."""
+        found = next(self._matching(callback), None)
+        if found is not None:
+            self._drop(found)
+        return found
+
+    def remove_callback(self, callback: Any) -> None:
+        """Remove the first callback of this class, or this instance.
+
+        Raises:
+            ValueError: an instance was given that is not in the list.
+        """
+        if self.pop_callback(callback) is None and not isinstance(callback, type):
+            raise ValueError(f"{callback!r} is not among the callbacks:\n{self.callback_list}")
+
+    def _matching(self, callback: Any) -> Iterator[Any]:
+        if isinstance(callback, type):
+            return (held for held in self.callbacks if isinstance(held, callback))
+        return (held for held in self.callbacks if held is callback or held == callback)
+
+    def _drop(self, callback: Any) -> None:
+        # By identity: list.remove would take an equal one that comes earlier.
+        self.callbacks[:] = [held for held in self.callbacks if held is not callback]
+
+    def refresh(self) -> None:
+        """Find anew which callback answers which event."""
+        by_event: dict[str, list[Listener]] = {event.value: [] for event in Event}
+        for callback in self.callbacks:
+            if id(callback) not in self._disabled:
+                for event, method in answered_events(callback).items():
+                    by_event[event].append(self._listener(callback, event, method))
+        self._listeners = {event: tuple(listeners) for event, listeners in by_event.items()}
+
+    def _listener(self, callback: Any, event: str, method: Callable[..., Any]) -> Listener:
+        # The listener holds the callback, so its id can't be another's while the cost is kept.
+        listener = self._costs.setdefault((id(callback), event), Listener(callback, event, method))
+        listener.method = method
+        return listener
+
+    # Calling
+
+    def call_event(self, event: str, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Call every callback that answers `event`, in order, and return the control that they leave behind."""
+        listeners = self._listeners[event]
+        if not listeners:
+            return control
+        context = {**self._context, **kwargs} if kwargs else self._context
+        flags = _read_flags(control)
+        started = perf_counter()
+        for listener in listeners:
+            try:
+                result = listener.method(args, state, control, **context)
+            except Exception as error:
+                self._handle_error(listener, state, error)
+                result = None
+            now = perf_counter()
+            listener.calls += 1
+            listener.seconds += now - started
+            started = now
+            if result is not None:
+                control = result
+            flags_now = _read_flags(control)
+            if flags_now != flags:
+                self._note_decisions(listener, state, flags, flags_now)
+                flags = flags_now
+        return control
+
+    def _note_decisions(self, listener: Listener, state: Any, before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
+        routine = getattr(listener.callback, "routine_flags", ())
+        name = type(listener.callback).__name__
+        self.decisions.extend(
+            Decision(state.global_step, name, listener.event, flag, bool(new))
+            for flag, old, new in zip(CONTROL_FLAGS, before, after, strict=True)
+            if old != new and flag not in routine
+        )
+
+    def _handle_error(self, listener: Listener, state: Any, error: Exception) -> None:
+        error.add_note(f"raised by the callback {listener} at step {state.global_step}")
+        if self.callback_errors == "raise":
+            raise error
+        logger.error("%s raised; training goes on without this callback", listener, exc_info=error)
+        self._disabled.add(id(listener.callback))
+        self.refresh()
+
+    # The events
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Tell the callbacks that the Trainer is built."""
+        return self.call_event(Event.INIT_END, args, state, control, **kwargs)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Let `should_training_stop` fall, and tell the callbacks that training begins."""
+        self.refresh()
+        control.should_training_stop = False
+        return self.call_event(Event.TRAIN_BEGIN, args, state, control, **kwargs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Tell the callbacks that training has ended."""
+        return self.call_event(Event.TRAIN_END, args, state, control, **kwargs)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Let `should_epoch_stop` fall, and tell the callbacks that an epoch begins."""
+        self.refresh()
+        control.should_epoch_stop = False
+        return self.call_event(Event.EPOCH_BEGIN, args, state, control, **kwargs)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Tell the callbacks that the epoch has ended."""
+        return self.call_event(Event.EPOCH_END, args, state, control, **kwargs)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Let the flags of the last step fall, and tell the callbacks that an update begins."""
+        control.should_log = control.should_evaluate = control.should_save = False
+        return self.call_event(Event.STEP_BEGIN, args, state, control, **kwargs)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Tell the callbacks that the clipped gradients are about to be used."""
+        return self.call_event(Event.PRE_OPTIMIZER_STEP, args, state, control, **kwargs)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Tell the callbacks that the optimizer has stepped and the gradients are still there."""
+        return self.call_event(Event.OPTIMIZER_STEP, args, state, control, **kwargs)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Tell the callbacks that a micro-batch, not the update's last, is done."""
+        return self.call_event(Event.SUBSTEP_END, args, state, control, **kwargs)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Tell the callbacks that an update is done."""
+        return self.call_event(Event.STEP_END, args, state, control, **kwargs)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> Any:
+        """Let `should_evaluate` fall, and hand the callbacks the metrics."""
+        control.should_evaluate = False
+        return self.call_event(Event.EVALUATE, args, state, control, metrics=metrics, **kwargs)
+
+    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> Any:
+        """Hand the callbacks the metrics of a prediction."""
+        return self.call_event(Event.PREDICT, args, state, control, metrics=metrics, **kwargs)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Let `should_save` fall, and tell the callbacks that the checkpoint is on the disk."""
+        control.should_save = False
+        return self.call_event(Event.SAVE, args, state, control, **kwargs)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> Any:
+        """Let `should_log` fall, and hand the callbacks the log line."""
+        control.should_log = False
+        return self.call_event(Event.LOG, args, state, control, logs=logs, **kwargs)
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Tell the callbacks that a batch has been evaluated."""
+        return self.call_event(Event.PREDICTION_STEP, args, state, control, **kwargs)
+
+    def on_push_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """For callers written for transformers; the Trainer never calls it."""
+        return self.call_event(Event.PUSH_BEGIN, args, state, control, **kwargs)
+
+    def on_exception(self, args: Any, state: Any, control: Any, exception: BaseException) -> None:
+        """Hand `exception` to every callback, even where one of them raises meanwhile."""
+        for listener in self._listeners[Event.EXCEPTION]:
+            try:
+                listener.method(args, state, control, **self._context, exception=exception)
+            except Exception:
+                logger.exception("%s raised while the run was ending with %r", listener, exception)
+
+    # Showing
+
+    def costs(self) -> list[Listener]:
+        """Return what each callback has cost at each event, the dearest first."""
+        return sorted(self._costs.values(), key=lambda listener: listener.seconds, reverse=True)
+
+    def __str__(self) -> str:
+        rows = [("#", "callback", "seconds", "stateful", "events")]
+        rows += [self._row(number, callback) for number, callback in enumerate(self.callbacks, 1)]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        return "\n".join(
+            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
+        )
+
+    def _row(self, number: int, callback: Any) -> tuple[str, str, str, str, str]:
+        seconds = sum(listener.seconds for listener in self._costs.values() if listener.callback is callback)
+        events = ", ".join(answered_events(callback)) or "none"
+        disabled = " (disabled)" if id(callback) in self._disabled else ""
+        stateful = "yes" if is_exportable(callback) else "no"
+        return (str(number), type(callback).__name__ + disabled, f"{seconds:.3f}", stateful, events)

@@ -1,0 +1,85 @@
+"""What every implementation has to train: the job, and the parts that all of them share.
+
+AdamW (fused), gradients clipped at 1.0, a linear decay to zero, one collate function, one model, one seed: the
+defaults of `TrainingArguments`, spelled out for those who have to be told.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from benchmarks.workloads import Examples, TimedModel
+
+LEARNING_RATE = 1e-3
+MAX_GRAD_NORM = 1.0
+SEED = 42
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What differs between two cases of a benchmark.
+
+    Arguments:
+        workload: Name of the model and its data.
+        log_every: Write a log line (mean loss, gradient norm, learning rate) every so many steps.
+        bar: Show a progress bar. The bare loop never has one.
+        accumulation: Micro-batches per step.
+        idle_callbacks: Callbacks that override nothing, besides the library's defaults.
+        listening_callbacks: Callbacks that override the end of a step, and count.
+        shuffle: Draw the examples in random order.
+    """
+
+    workload: str = "mlp1"
+    log_every: int = 100
+    bar: bool = True
+    accumulation: int = 1
+    idle_callbacks: int = 0
+    listening_callbacks: int = 0
+    shuffle: bool = True
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a setting with its parts made."""
+
+    setting: Setting
+    model: TimedModel
+    dataset: Examples
+    batch_size: int
+    steps: int
+    output_dir: Path
+
+
+def make_loader(job: Job) -> DataLoader[Any]:
+    """Return the loader that those implementations get which take one."""
+    return DataLoader(job.dataset, job.batch_size, shuffle=job.setting.shuffle, collate_fn=collate)
+
+
+def make_optimizer(job: Job) -> AdamW:
+    """Return the optimizer that is the default of `TrainingArguments`."""
+    return AdamW(job.model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
+
+
+def make_scheduler(job: Job, optimizer: Optimizer) -> LambdaLR:
+    """Return a linear decay to zero."""
+    return LambdaLR(optimizer, lambda step: max(0.0, (job.steps - step) / job.steps))
+
+
+def collate(examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Stack the examples."""
+    return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def write_log_line(step: int, values: dict[str, float]) -> None:
+    """Write a log line as a hand-written loop does: one formatted line to the terminal."""
+    line = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    sys.stdout.write(f"step {step}  {line}\n")
+    sys.stdout.flush()

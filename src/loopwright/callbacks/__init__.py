@@ -1,0 +1,1 @@
+"""Callbacks: the events, the base class, the dispatcher, and the callbacks that every Trainer has."""

@@ -1,0 +1,44 @@
+"""Walk through values nested in mappings, lists and tuples, and rebuild containers of the same types."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import Any
+
+
+def map_leaves(nested: Any, function: Callable[[Any], Any]) -> Any:
+    """Return `nested` with `function` of every leaf, in containers of the same types; itself where nothing changed."""
+    if isinstance(nested, Mapping):
+        mapped = {key: map_leaves(value, function) for key, value in nested.items()}
+        return nested if _are_same(mapped.values(), nested.values()) else rebuild_mapping(nested, mapped)
+    # A sequence that can move itself is a whole: of a PackedSequence, some tensors must stay on the CPU.
+    if isinstance(nested, (list, tuple)) and not hasattr(nested, "to"):
+        items = [map_leaves(item, function) for item in nested]
+        return nested if _are_same(items, nested) else rebuild_sequence(nested, items)
+    return function(nested)
+
+
+def rebuild_mapping(like: Mapping[Any, Any], items: dict[Any, Any]) -> Mapping[Any, Any]:
+    """Return a mapping of the type of `like`, which has the same keys, that holds `items`."""
+    if type(like) is dict:
+        return items
+    if not isinstance(like, MutableMapping):
+        return type(like)(items)  # type: ignore[call-arg]
+    # A copy with its values replaced, not `type(like)(items)`: a defaultdict's constructor wants something else, and
+    # a tokenizer's BatchEncoding holds more than its items. Not `update`: a ModelOutput forbids it.
+    rebuilt = copy.copy(like)
+    for key, value in items.items():
+        rebuilt[key] = value
+    return rebuilt
+
+
+def rebuild_sequence(like: list[Any] | tuple[Any, ...], items: list[Any]) -> Any:
+    """Return a list or tuple of the type of `like` that holds `items`."""
+    if hasattr(like, "_fields"):  # a named tuple takes its items one by one
+        return type(like)(*items)
+    return type(like)(items)
+
+
+def _are_same(left: Iterable[Any], right: Iterable[Any]) -> bool:
+    return all(one is other for one, other in zip(left, right, strict=True))

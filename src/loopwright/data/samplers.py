@@ -1,0 +1,105 @@
+"""Choose the order of examples, with the position in it as state that can be set.
+
+The order of an epoch depends on the seed and the epoch's number alone, so a run that continues in the middle of
+epoch 7 needs neither the epochs before nor a saved permutation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Generic, TypeVar
+
+import torch
+from torch.utils.data import Sampler
+
+from loopwright.errors import ArgumentError, DataError
+
+_T = TypeVar("_T")
+
+# A permutation becomes Python ints piece by piece: the whole of 100 million examples would take 4 GB as a list.
+_INDICES_AT_ONCE = 65_536
+
+
+class EpochSampler(Sampler[int]):
+    """Yields every index once an epoch: the order that transformers' Trainer gives for the same seed.
+
+    Arguments:
+        num_examples: How many examples the dataset has.
+        seed: With the epoch's number, decides the order: `torch.randperm` of a generator seeded with their sum.
+        shuffle: Whether to shuffle at all.
+    """
+
+    def __init__(self, num_examples: int, *, seed: int, shuffle: bool = True) -> None:
+        self.num_examples = num_examples
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+        self._start = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin epoch `epoch`, at its first example."""
+        self.epoch = epoch
+        self._start = 0
+
+    def skip(self, num_examples: int) -> None:
+        """Let the next pass, and only that one, begin after `num_examples` of this epoch's examples."""
+        if not 0 <= num_examples <= self.num_examples:
+            raise ArgumentError(f"num_examples={num_examples}: expected 0 to {self.num_examples}, the dataset's length")
+        self._start = num_examples
+
+    def __iter__(self) -> Iterator[int]:
+        start, self._start = self._start, 0
+        if not self.shuffle:
+            return iter(range(start, self.num_examples))
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(self.num_examples, generator=generator, device="cpu")
+        return self._as_ints(order[start:])
+
+    def _as_ints(self, order: torch.Tensor) -> Iterator[int]:
+        for begin in range(0, len(order), _INDICES_AT_ONCE):
+            yield from order[begin : begin + _INDICES_AT_ONCE].tolist()
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+
+class BeginLater(Generic[_T]):
+    """Stands in for any sampler or batch sampler; its first pass leaves out the first items, later ones don't.
+
+    Items are stepped over as indices: no example is loaded for them. A DataError says that there are too few.
+
+    Arguments:
+        source: The sampler or batch sampler.
+        num_skipped: How many of its items the first pass leaves out.
+    """
+
+    def __init__(self, source: Iterable[_T], num_skipped: int) -> None:
+        self.source = source
+        self.num_skipped = num_skipped
+        self.is_pending = True
+
+    def __iter__(self) -> Iterator[_T]:
+        items = iter(self.source)
+        if self.is_pending:
+            self.is_pending = False
+            if (found := step_over(items, self.num_skipped)) < self.num_skipped:
+                raise too_few_batches(self.num_skipped, found)
+        return items
+
+    def __len__(self) -> int:
+        return len(self.source)  # type: ignore[arg-type]  # asked only where the source has a length
+
+
+def step_over(items: Iterator[object], num_items: int) -> int:
+    """Take up to `num_items` from `items`, and return how many there were."""
+    return sum(1 for _ in islice(items, num_items))
+
+
+def too_few_batches(num_batches: int, found: int) -> DataError:
+    """Return the error that says that the epoch ends before the place to continue at."""
+    return DataError(
+        f"can't continue after batch {num_batches} of the epoch: the data has only {found}. It is other data than the "
+        "checkpoint was made with, or the batch size or dataloader_drop_last changed; ignore_data_skip=True begins "
+        "the epoch anew"
+    )

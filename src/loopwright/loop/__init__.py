@@ -1,0 +1,1 @@
+"""Training and evaluation: the loops themselves, and what is worked out around them."""

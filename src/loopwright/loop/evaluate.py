@@ -1,0 +1,150 @@
+"""The loop that evaluation and prediction share: linear in time, outputs held once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from loopwright._support.log import get_logger
+from loopwright.data.loaders import find_batch_size, has_length
+from loopwright.loop.gather import OutputCollector
+from loopwright.loop.metrics import plain_values, with_prefix
+from loopwright.outputs import EvalLoopOutput, EvalPrediction
+
+if TYPE_CHECKING:
+    from loopwright.loop.hooks import TrainingHooks
+
+logger = get_logger(__name__)
+
+
+class EvaluationLoop:
+    """One pass over a loader: predictions, labels, losses, and the metrics made of them.
+
+    Arguments:
+        trainer: Whose `prediction_step` and `compute_metrics` do the work.
+        prediction_loss_only: Whether to keep losses alone.
+        ignore_keys: Outputs of the model to leave out.
+        prefix: Begins the metrics' names.
+        for_prediction: Whether predictions are handed back whatever `batch_eval_metrics` says.
+    """
+
+    def __init__(
+        self,
+        trainer: TrainingHooks,
+        *,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None,
+        prefix: str,
+        for_prediction: bool,
+    ) -> None:
+        self.trainer = trainer
+        self.prediction_loss_only = prediction_loss_only
+        self.ignore_keys = ignore_keys
+        self.prefix = prefix
+        args = trainer.args
+        self.keeps_outputs = for_prediction or not args.batch_eval_metrics
+        self.wants_inputs = "inputs" in args.include_for_metrics
+        self.losses: list[torch.Tensor] = []
+        self.sizes: list[int] = []
+        concatenate = args.eval_do_concat_batches
+        self.predictions = OutputCollector(concatenate=concatenate)
+        self.labels = OutputCollector(concatenate=concatenate)
+        self.inputs = OutputCollector(concatenate=concatenate)
+        self.metrics: dict[str, Any] | None = None
+
+    def run(self, model: torch.nn.Module, loader: Any) -> EvalLoopOutput:
+        """Go through `loader` and return predictions, labels, metrics and the number of examples."""
+        trainer = self.trainer
+        was_training = model.training
+        model.eval()
+        trainer.callback_handler.eval_dataloader = loader
+        try:
+            self._go_through(model, loader)
+        finally:
+            if trainer.is_in_train and was_training:
+                model.train()
+        return self._output(getattr(loader, "dataset", None))
+
+    def _go_through(self, model: torch.nn.Module, loader: Any) -> None:
+        trainer, args = self.trainer, self.trainer.args
+        batches = iter(loader)
+        inputs = next(batches, None)
+        step = 0
+        while inputs is not None:
+            # One batch ahead, because compute_metrics of batch_eval_metrics must know the last one.
+            following = next(batches, None)
+            self._take(model, inputs, is_last=following is None)
+            trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
+            step += 1
+            if args.eval_accumulation_steps is not None and step % args.eval_accumulation_steps == 0:
+                self._move_to_cpu()
+            inputs = following
+
+    def _take(self, model: torch.nn.Module, inputs: Any, *, is_last: bool) -> None:
+        trainer = self.trainer
+        size = find_batch_size(inputs) or 1
+        self.sizes.append(size)
+        loss, logits, labels = trainer.prediction_step(
+            model, inputs, self.prediction_loss_only, ignore_keys=self.ignore_keys
+        )
+        main_input = self._main_input(inputs) if self.wants_inputs else None
+        if logits is not None and trainer.preprocess_logits_for_metrics is not None:
+            logits = trainer.preprocess_logits_for_metrics(logits, labels)
+        if loss is not None:
+            self.losses.append(loss.detach().float())
+        if self.keeps_outputs:
+            for collector, value in ((self.predictions, logits), (self.labels, labels), (self.inputs, main_input)):
+                if value is not None:
+                    collector.add(value)
+        if trainer.args.batch_eval_metrics and trainer.compute_metrics is not None:
+            self._measure_batch(loss, logits, labels, main_input, is_last=is_last)
+
+    def _main_input(self, inputs: Any) -> Any:
+        name = getattr(self.trainer.model, "main_input_name", "input_ids")
+        return self.trainer._prepare_input(inputs[name]) if isinstance(inputs, Mapping) and name in inputs else None
+
+    def _measure_batch(self, loss: Any, logits: Any, labels: Any, main_input: Any, *, is_last: bool) -> None:
+        if logits is None or labels is None:
+            return
+        wants_loss = "loss" in self.trainer.args.include_for_metrics
+        batch = EvalPrediction(logits, labels, inputs=main_input, losses=loss if wants_loss else None)
+        self.metrics = self.trainer.compute_metrics(batch, compute_result=is_last)
+
+    def _move_to_cpu(self) -> None:
+        self.losses = [loss.cpu() for loss in self.losses]
+        for collector in (self.predictions, self.labels, self.inputs):
+            collector.to_cpu()
+
+    def _output(self, dataset: Any) -> EvalLoopOutput:
+        trainer = self.trainer
+        predictions, labels, inputs = self.predictions.arrays(), self.labels.arrays(), self.inputs.arrays()
+        losses = self._losses_per_example()
+        if trainer.compute_metrics is not None and predictions is not None and labels is not None:
+            if not trainer.args.batch_eval_metrics:
+                wants_loss = "loss" in trainer.args.include_for_metrics
+                kept = losses if wants_loss else None
+                self.metrics = trainer.compute_metrics(EvalPrediction(predictions, labels, inputs=inputs, losses=kept))
+        metrics = plain_values(dict(self.metrics or {}))
+        metrics.update(self._loss_metrics(losses))
+        num_samples = len(dataset) if has_length(dataset) else sum(self.sizes)
+        return EvalLoopOutput(predictions, labels, with_prefix(metrics, self.prefix), num_samples)
+
+    def _losses_per_example(self) -> np.ndarray[Any, Any] | None:
+        if not self.losses:
+            return None
+        return np.repeat(torch.stack(self.losses).cpu().numpy(), self.sizes)
+
+    def _loss_metrics(self, losses: np.ndarray[Any, Any] | None) -> dict[str, Any]:
+        """Return the mean loss over examples; non-finite ones are left out only as the filter says, and counted."""
+        if losses is None:
+            return {}
+        finite = np.isfinite(losses)
+        num_nonfinite = int(losses.size - finite.sum())
+        kept = losses[finite] if self.trainer.args.logging_nan_inf_filter and finite.any() else losses
+        entries: dict[str, Any] = {f"{self.prefix}_loss": kept.mean().item()}
+        if num_nonfinite:
+            entries[f"{self.prefix}_nonfinite_losses"] = num_nonfinite
+        return entries

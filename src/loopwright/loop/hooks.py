@@ -1,0 +1,73 @@
+"""What the loops need of a Trainer: so that they can sit a floor below it, and so that overrides are honoured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from loopwright.arguments import TrainingArguments
+    from loopwright.callbacks.dispatcher import CallbackHandler
+    from loopwright.loop.train import TrainingLoop
+    from loopwright.runtime.precision import Precision
+    from loopwright.state import TrainerControl, TrainerState
+
+
+class TrainingHooks(Protocol):
+    """The part of `Trainer` that training and evaluation use."""
+
+    args: TrainingArguments
+    state: TrainerState
+    control: TrainerControl
+    callback_handler: CallbackHandler
+    model: nn.Module
+    model_wrapped: nn.Module
+    optimizer: Any
+    lr_scheduler: Any
+    precision: Precision
+    compute_metrics: Any
+    preprocess_logits_for_metrics: Any
+    label_names: list[str]
+    labels_are_shifted: bool
+    microbatch_weight: float
+    current_gradient_accumulation_steps: int
+    processing_class: Any
+    run_id: str
+    callbacks_at_start: dict[str, Any]
+    is_in_train: bool
+    training_loop: TrainingLoop | None
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
+    ) -> tuple[list[Any], torch.Tensor | None]:
+        """Return the next micro-batches and the number of their items."""
+        ...
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Do forward and backward of a micro-batch; return its share of the update's loss."""
+        ...
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[torch.Tensor | None, Any, Any]:
+        """Return loss, logits and labels of a batch."""
+        ...
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate and return the metrics."""
+        ...
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Make a log line."""
+        ...
+
+    def save_checkpoint(self) -> Any:
+        """Save a checkpoint of this moment."""
+        ...
+
+    def _prepare_input(self, data: Any) -> Any: ...

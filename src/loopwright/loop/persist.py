@@ -1,0 +1,121 @@
+"""Take everything of a training at one instant for a checkpoint, and put it back.
+
+Whatever is needed to go on as if nothing had happened is in one `Snapshot`, written by one rename: weights, optimizer,
+schedule, gradient scale, random streams, data position, the sums since the last log line, control, callbacks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loopwright._support.log import get_logger
+from loopwright.callbacks.persistence import capture_states, restore_states
+from loopwright.checkpoint.layout import checkpoint_dir
+from loopwright.checkpoint.reader import (
+    load_loopwright_state,
+    load_optimizer,
+    load_randomness,
+    load_scaler,
+    load_scheduler,
+)
+from loopwright.checkpoint.snapshot import Snapshot
+from loopwright.loop.train import Position
+from loopwright.runtime.randomness import capture_randomness, restore_randomness
+
+if TYPE_CHECKING:
+    from loopwright.loop.hooks import TrainingHooks
+    from loopwright.loop.plan import TrainingPlan
+    from loopwright.loop.train import TrainingLoop
+
+logger = get_logger(__name__)
+
+FORMAT_VERSION = 1
+
+
+def take_snapshot(trainer: TrainingHooks, loop: TrainingLoop | None) -> Snapshot:
+    """Return everything of this instant; without optimizer and randomness where `save_only_model` is set.
+
+    Tensors are shared with the running training, not copied: write it before the next step.
+    """
+    args, state = trainer.args, trainer.state
+    state.stateful_callbacks = capture_states([*trainer.callback_handler.callbacks, trainer.control])
+    remember_best(trainer)
+    complete = not args.save_only_model
+    scaler_state = trainer.precision.state_dict() if complete else None
+    return Snapshot(
+        step=state.global_step,
+        model=trainer.model,
+        optimizer=trainer.optimizer.state_dict() if complete else None,
+        scheduler=trainer.lr_scheduler.state_dict() if complete else None,
+        scaler=scaler_state or None,
+        randomness=capture_randomness() if complete else None,
+        trainer_state=state,
+        loopwright_state=_own_state(trainer, loop),
+        training_args_json=args.to_json_string(),
+        processing_class=trainer.processing_class,
+    )
+
+
+def _own_state(trainer: TrainingHooks, loop: TrainingLoop | None) -> dict[str, Any]:
+    own: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "run_id": trainer.run_id,
+        "callbacks_at_start": trainer.callbacks_at_start,
+        "decisions": [str(decision) for decision in trainer.callback_handler.decisions],
+    }
+    if loop is not None:
+        own["position"] = vars(loop.position).copy()
+        own["loss_window"] = loop.window.state()
+        own["last_logged_step"] = loop.last_logged_step
+    return own
+
+
+def remember_best(trainer: TrainingHooks) -> None:
+    """Let `state.best_model_checkpoint` name the best step's checkpoint, where that exists or is about to."""
+    state = trainer.state
+    if trainer.args.save_strategy == "no" or not state.best_global_step:
+        return
+    best = checkpoint_dir(trainer.args.output_dir, state.best_global_step)
+    if state.best_global_step == state.global_step or best.is_dir():
+        state.best_model_checkpoint = str(best)
+
+
+def position_in(directory: Path, global_step: int, plan: TrainingPlan, *, ignore_data_skip: bool) -> Position:
+    """Return where in the data the checkpoint stands; worked out from the step where transformers wrote it."""
+    own = load_loopwright_state(directory) or {}
+    if ignore_data_skip:
+        return Position(global_step // plan.steps_per_epoch)
+    if "position" in own:
+        return Position(**own["position"])
+    epoch, steps = divmod(global_step, plan.steps_per_epoch)
+    return Position(epoch, steps * plan.accumulation)
+
+
+def restore_callbacks(trainer: TrainingHooks, directory: Path) -> None:
+    """Put the saved states back into the callbacks and the control, in place."""
+    own = load_loopwright_state(directory) or {}
+    restore_states(
+        [*trainer.callback_handler.callbacks, trainer.control],
+        trainer.state.stateful_callbacks,
+        own.get("callbacks_at_start"),
+    )
+
+
+def restore_loop(trainer: TrainingHooks, loop: TrainingLoop, directory: Path) -> None:
+    """Put optimizer, schedule, gradient scale and loss sums back; the random streams follow when the data stands."""
+    if (optimizer_state := load_optimizer(directory)) is None:
+        logger.warning("%s holds weights alone: the optimizer starts anew", directory)
+    else:
+        trainer.optimizer.load_state_dict(optimizer_state)
+    if (scheduler_state := load_scheduler(directory)) is not None:
+        trainer.lr_scheduler.load_state_dict(scheduler_state)
+    if (scaler_state := load_scaler(directory)) is not None:
+        trainer.precision.load_state_dict(scaler_state)
+    own = load_loopwright_state(directory) or {}
+    if "loss_window" in own:
+        loop.window.load_state(own["loss_window"])
+        loop.last_logged_step = own["last_logged_step"]
+    randomness = load_randomness(directory)
+    if randomness is not None:
+        loop.after_fast_forward = lambda: restore_randomness(randomness)

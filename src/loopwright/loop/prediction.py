@@ -1,0 +1,77 @@
+"""Predict one batch: loss, logits and labels, as far as the model and the batch have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from loopwright.loop.loss import extract_logits
+
+if TYPE_CHECKING:
+    from loopwright.arguments import TrainingArguments
+
+
+def model_for_evaluation(model: torch.nn.Module, args: TrainingArguments, *, is_in_train: bool) -> torch.nn.Module:
+    """Return `model` where it should be, and outside training in the precision that `*_full_eval` asks for."""
+    if is_in_train:
+        return model
+    if args.fp16_full_eval:
+        return model.to(device=args.device, dtype=torch.float16)
+    if args.bf16_full_eval:
+        return model.to(device=args.device, dtype=torch.bfloat16)
+    return model
+
+
+def predict_batch(
+    trainer: Any, model: torch.nn.Module, inputs: Any, loss_only: bool, ignore_keys: list[str] | None
+) -> tuple[torch.Tensor | None, Any, Any]:
+    """Return loss, logits and labels of a batch, detached; each None where there is none (or `loss_only`)."""
+    names = trainer.label_names
+    has_labels = bool(names) and all(inputs.get(name) is not None for name in names)
+    asked = inputs.get("return_loss")
+    computes_loss = has_labels or (not names and (trainer.can_return_loss if asked is None else bool(asked)))
+    inputs = trainer._prepare_inputs(inputs)
+    labels = _pick(inputs, names) if has_labels else None
+    if ignore_keys is None:
+        config = getattr(trainer.model, "config", None)
+        ignore_keys = list(getattr(config, "keys_to_ignore_at_inference", ["past_key_values"]))
+    loss = None
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        if computes_loss:
+            loss, outputs = _loss_and_outputs(trainer, model, inputs)
+        else:
+            outputs = model(**inputs)
+    if loss_only:
+        return loss, None, None
+    logits = detached(extract_logits(outputs, ignore_keys, has_loss=computes_loss))
+    if isinstance(logits, tuple):
+        logits = logits[0] if len(logits) == 1 else logits or None
+    return loss, logits, labels
+
+
+def _loss_and_outputs(trainer: Any, model: torch.nn.Module, inputs: Any) -> tuple[torch.Tensor, Any]:
+    if trainer._takes_num_items:
+        num_items = trainer._count_items([inputs])
+        loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items)
+    else:
+        loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True)
+    return loss.detach().mean(), outputs
+
+
+def _pick(inputs: Mapping[str, Any], names: list[str]) -> Any:
+    labels = detached(tuple(inputs[name] for name in names))
+    return labels[0] if len(labels) == 1 else labels
+
+
+def detached(nested: Any) -> Any:
+    """Return `nested` with every tensor detached, in the same containers."""
+    if isinstance(nested, torch.Tensor):
+        return nested.detach()
+    if isinstance(nested, Mapping):
+        return {key: detached(value) for key, value in nested.items()}
+    if isinstance(nested, tuple | list):
+        kind = tuple if isinstance(nested, tuple) else list
+        return kind(detached(value) for value in nested)
+    return nested

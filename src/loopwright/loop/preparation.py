@@ -1,0 +1,88 @@
+"""Check what a Trainer is built of, and make its model ready to train."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from loopwright.data.loaders import has_length
+from loopwright.errors import ArgumentError, UnsupportedArgument
+
+if TYPE_CHECKING:
+    from loopwright.arguments import TrainingArguments
+
+
+def check_construction(
+    args: TrainingArguments,
+    *,
+    model: Any,
+    model_init: Any,
+    train_dataset: Any,
+    eval_dataset: Any,
+    compute_metrics: Any,
+    optimizers: tuple[Any, Any],
+    optimizer_cls_and_kwargs: Any,
+) -> None:
+    """Refuse a Trainer whose parts are missing or contradict each other.
+
+    Raises:
+        ArgumentError: naming the parts.
+    """
+    if args.world_size > 1:
+        raise UnsupportedArgument(f"WORLD_SIZE={args.world_size}: this version of Loopwright trains in one process")
+    _check_model(model, model_init, optimizers, optimizer_cls_and_kwargs)
+    if args.eval_strategy != "no" and eval_dataset is None:
+        raise ArgumentError(f"eval_strategy={str(args.eval_strategy)!r} needs an eval_dataset; set it to 'no' or pass one")
+    if (args.save_strategy == "best" or args.load_best_model_at_end) and args.metric_for_best_model is None:
+        raise ArgumentError("save_strategy='best' and load_best_model_at_end need metric_for_best_model; it is None")
+    if train_dataset is not None and not has_length(train_dataset) and args.max_steps <= 0:
+        raise ArgumentError(
+            f"max_steps={args.max_steps}: a train_dataset without a length needs max_steps > 0, which ends training "
+            "and shapes the learning rate's course"
+        )
+    if args.batch_eval_metrics and compute_metrics is not None:
+        if "compute_result" not in inspect.signature(compute_metrics).parameters:
+            raise ArgumentError("batch_eval_metrics=True: compute_metrics must take compute_result (True at the end)")
+
+
+def _check_model(model: Any, model_init: Any, optimizers: tuple[Any, Any], cls_and_kwargs: Any) -> None:
+    if (model is None) == (model_init is None):
+        raise ArgumentError("a Trainer needs exactly one of model and model_init")
+    if model is not None and not isinstance(model, nn.Module):
+        raise ArgumentError(f"model must be a torch.nn.Module, not a {type(model).__name__}")
+    if cls_and_kwargs is not None and optimizers[0] is not None:
+        raise ArgumentError("optimizers and optimizer_cls_and_kwargs both give an optimizer: pass one of them")
+    if model_init is not None and any(part is not None for part in optimizers):
+        raise ArgumentError("model_init makes new parameters for each train(): optimizers can't be made before it")
+
+
+def prepare_model(model: nn.Module, args: TrainingArguments) -> nn.Module:
+    """Put `model` into training mode, with gradient checkpointing and compilation as `args` say.
+
+    Returns:
+        What the loop should call: the model, or its compiled form.
+    """
+    model.train()
+    if args.gradient_checkpointing:
+        _enable_gradient_checkpointing(model, args.gradient_checkpointing_kwargs)
+    if args.torch_compile:
+        compiled: nn.Module = torch.compile(  # type: ignore[assignment]  # a module comes out where one goes in
+            model, backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode
+        )
+        return compiled
+    return model
+
+
+def _enable_gradient_checkpointing(model: nn.Module, options: Any) -> None:
+    for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
+        if callable(enable := getattr(model, name, None)):
+            keyword = name.replace("enable", "kwargs")
+            enable(**({keyword: options} if options else {}))
+            return
+    raise ArgumentError(
+        f"gradient_checkpointing=True: {type(model).__name__} has no gradient_checkpointing_enable(); use "
+        "torch.utils.checkpoint inside its forward instead"
+    )

@@ -1,0 +1,127 @@
+"""Keep the sums between two log lines, and make the lines.
+
+The mean loss of a line is over the steps since the line before. A step whose loss is not finite never counts as a
+number: with `logging_nan_inf_filter` the mean is over the others, and the line says how many were left out
+(`nonfinite_steps`); where none was finite, or without the filter, the mean is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class _Sums:
+    """Loss added up over finite steps, and how many steps there were of either kind."""
+
+    loss: float = 0.0
+    finite: int = 0
+    nonfinite: int = 0
+
+    def add(self, other: _Sums) -> None:
+        self.loss += other.loss
+        self.finite += other.finite
+        self.nonfinite += other.nonfinite
+
+    def mean(self, *, only_finite: bool) -> float:
+        if self.finite == 0 or (self.nonfinite and not only_finite):
+            return math.nan
+        return self.loss / self.finite
+
+
+class LossWindow:
+    """Sums of the loss since the last log line, and since training began.
+
+    On an accelerator the sums stay on the device, so that no step waits for it; reading them does.
+
+    Arguments:
+        device: Where the losses are.
+        only_finite: `logging_nan_inf_filter`.
+    """
+
+    def __init__(self, device: torch.device, *, only_finite: bool) -> None:
+        self.only_finite = only_finite
+        self._window = _Sums()
+        self._before = _Sums()
+        self._on_device: torch.Tensor | None = None
+        self._num_on_device = 0
+        if device.type != "cpu":
+            # MPS has no float64.
+            dtype = torch.float32 if device.type == "mps" else torch.float64
+            self._on_device = torch.zeros(2, device=device, dtype=dtype)
+
+    def add(self, loss: torch.Tensor) -> None:
+        """Take the loss of one optimizer update, a zero-dimensional tensor."""
+        if self._on_device is not None:
+            self._num_on_device += 1
+            finite = torch.isfinite(loss)
+            self._on_device[0] += torch.where(finite, loss, 0.0)
+            self._on_device[1] += finite
+            return
+        value = loss.item()
+        if math.isfinite(value):
+            self._window.loss += value
+            self._window.finite += 1
+        else:
+            self._window.nonfinite += 1
+
+    def _settle(self) -> None:
+        """Bring what is still on the device over; waits for it."""
+        if self._on_device is not None and self._num_on_device:
+            loss, finite = self._on_device.tolist()
+            self._window.add(_Sums(loss, int(finite), self._num_on_device - int(finite)))
+            self._on_device.zero_()
+            self._num_on_device = 0
+
+    def close(self) -> dict[str, float]:
+        """Return the window's entries of a log line, and begin the next window."""
+        self._settle()
+        entries = self._entries(self._window, "")
+        self._before.add(self._window)
+        self._window = _Sums()
+        return entries
+
+    def overall(self) -> dict[str, float]:
+        """Return the entries for the whole training."""
+        self._settle()
+        total = _Sums()
+        total.add(self._before)
+        total.add(self._window)
+        if total.finite + total.nonfinite == 0:
+            return {"train_loss": 0.0}
+        return self._entries(total, "train_")
+
+    def _entries(self, sums: _Sums, prefix: str) -> dict[str, float]:
+        entries: dict[str, float] = {f"{prefix}loss": sums.mean(only_finite=self.only_finite)}
+        if sums.nonfinite:
+            entries[f"{prefix}nonfinite_steps"] = sums.nonfinite
+        return entries
+
+    def state(self) -> dict[str, Any]:
+        """Return the sums, JSON-able and exact."""
+        self._settle()
+        return {"window": vars(self._window).copy(), "before": vars(self._before).copy()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._window = _Sums(**state["window"])
+        self._before = _Sums(**state["before"])
+
+
+def speed_metrics(
+    split: str, start_time: float, num_samples: float | None = None, num_steps: float | None = None
+) -> dict[str, float]:
+    """Return `<split>_runtime` in seconds since `start_time` (of `time.time`), and what was done per second."""
+    runtime = time.time() - start_time
+    metrics = {f"{split}_runtime": round(runtime, 4)}
+    if runtime > 0:
+        if num_samples is not None:
+            metrics[f"{split}_samples_per_second"] = round(num_samples / runtime, 3)
+        if num_steps is not None:
+            metrics[f"{split}_steps_per_second"] = round(num_steps / runtime, 3)
+    return metrics

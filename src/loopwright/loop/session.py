@@ -1,0 +1,201 @@
+"""One `train()` from beginning to end: what to resume, the preparations, the loop, and the closing metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from loopwright._support.log import get_logger
+from loopwright.callbacks.persistence import capture_states
+from loopwright.checkpoint.layout import list_checkpoints
+from loopwright.checkpoint.reader import load_loopwright_state, load_model_weights, load_trainer_state
+from loopwright.checkpoint.verify import newest_whole, require_whole
+from loopwright.errors import ArgumentError, CheckpointNotFound
+from loopwright.loop.persist import position_in, restore_callbacks, restore_loop
+from loopwright.loop.plan import TrainingPlan, make_plan
+from loopwright.loop.report import LossWindow, speed_metrics
+from loopwright.loop.train import Position, TrainingLoop
+from loopwright.outputs import TrainOutput
+from loopwright.runtime.wrapping import unwrap_model
+from loopwright.state import TrainerState
+
+logger = get_logger(__name__)
+
+
+def choose_checkpoint(output_dir: str, asked: str | Path | bool | None) -> Path | None:
+    """Return the checkpoint to go on from, None to start anew.
+
+    Arguments:
+        output_dir: Where to look.
+        asked: True for the newest whole one, "auto" for the same or a new start where there is none, a path for that
+            very one, None or False for a new start.
+
+    Raises:
+        CheckpointNotFound: True was given and no checkpoint is whole.
+        CheckpointDamaged: the one at the given path isn't.
+    """
+    if asked is None or asked is False:
+        _mention_leftovers(output_dir)
+        return None
+    if asked is not True and asked != "auto":
+        path = Path(asked)
+        if not path.is_dir():
+            raise CheckpointNotFound(f"resume_from_checkpoint={str(asked)!r}: there is no such directory")
+        require_whole(path)
+        return path
+    found, damaged = newest_whole(output_dir)
+    for path, reasons in damaged:
+        logger.warning("skipping the damaged checkpoint %s: %s", path, "; ".join(reasons))
+    if found is None and asked is True:
+        raise CheckpointNotFound(
+            f"resume_from_checkpoint=True: {output_dir} holds no whole checkpoint"
+            + (f" ({len(damaged)} damaged)" if damaged else "")
+            + "; 'auto' starts anew in that case"
+        )
+    return found
+
+
+def _mention_leftovers(output_dir: str) -> None:
+    if found := list_checkpoints(output_dir):
+        logger.warning(
+            "%s holds %d checkpoint(s) of an earlier run, up to %s: starting anew beside them "
+            "(resume_from_checkpoint=True goes on from the newest)",
+            output_dir,
+            len(found),
+            found[-1].name,
+        )
+
+
+class TrainingSession:
+    """Prepares and runs one training of a Trainer.
+
+    Arguments:
+        trainer: Whose hooks, arguments and state are used.
+        checkpoint: Where to go on from; None for a new start.
+    """
+
+    def __init__(self, trainer: Any, checkpoint: Path | None) -> None:
+        self.trainer = trainer
+        self.checkpoint = checkpoint
+
+    def run(self, ignore_keys_for_eval: list[str] | None) -> TrainOutput:
+        """Train, and return what was done."""
+        trainer = self.trainer
+        if self.checkpoint is not None:
+            load_model_weights(unwrap_model(trainer.model), self.checkpoint)
+        loader = trainer.get_train_dataloader()
+        plan = make_plan(trainer.args, loader, trainer.args.train_batch_size)
+        self._begin_state(plan)
+        self._prepare_model(plan)
+        loop = self._make_loop(plan, loader)
+        loop.ignore_keys_for_eval = ignore_keys_for_eval
+        trainer.training_loop = loop
+        handler = trainer.callback_handler
+        handler.model, handler.optimizer, handler.lr_scheduler = trainer.model, trainer.optimizer, trainer.lr_scheduler
+        handler.train_dataloader = loader
+        first_step = trainer.state.global_step
+        self._announce(plan)
+        loop.run()
+        return self._finish(plan, loop, first_step)
+
+    def _begin_state(self, plan: TrainingPlan) -> None:
+        trainer, args = self.trainer, self.trainer.args
+        trainer.callbacks_at_start = capture_states(trainer.callback_handler.callbacks)
+        if self.checkpoint is None:
+            state = TrainerState(epoch=0, train_batch_size=args.train_batch_size)
+            state.compute_steps(args, plan.max_steps)
+        else:
+            state = load_trainer_state(self.checkpoint)
+            self._check_best(state)
+            self._compare_cadence(state, plan)
+        state.max_steps = plan.max_steps
+        state.num_train_epochs = plan.num_epochs
+        state.is_local_process_zero = trainer.is_local_process_zero()
+        state.is_world_process_zero = trainer.is_world_process_zero()
+        trainer.state = state
+        if self.checkpoint is not None:
+            own = load_loopwright_state(self.checkpoint) or {}
+            trainer.run_id = own.get("run_id", trainer.run_id)
+            if args.restore_callback_states_from_checkpoint:
+                restore_callbacks(trainer, self.checkpoint)
+                trainer.callbacks_at_start = own.get("callbacks_at_start", trainer.callbacks_at_start)
+
+    def _compare_cadence(self, state: TrainerState, plan: TrainingPlan) -> None:
+        """Let the cadence of the present arguments count, and say where it differs from the checkpoint's."""
+        before = {kind: getattr(state, f"{kind}_steps") for kind in ("logging", "eval", "save")}
+        state.compute_steps(self.trainer.args, plan.max_steps)
+        changed = [
+            f"{kind}_steps={getattr(state, f'{kind}_steps')} was {old}"
+            for kind, old in before.items()
+            if getattr(state, f"{kind}_steps") != old
+        ]
+        if state.train_batch_size not in (None, self.trainer.args.train_batch_size):
+            changed.append(f"batch size {self.trainer.args.train_batch_size} was {state.train_batch_size}")
+        if changed:
+            logger.warning("resuming with other arguments than %s: %s", self.checkpoint, ", ".join(changed))
+        state.train_batch_size = self.trainer.args.train_batch_size
+
+    @staticmethod
+    def _check_best(state: TrainerState) -> None:
+        if state.best_model_checkpoint is not None and not Path(state.best_model_checkpoint).is_dir():
+            logger.warning("the best checkpoint so far, %s, is gone", state.best_model_checkpoint)
+            state.best_model_checkpoint = None
+
+    def _prepare_model(self, plan: TrainingPlan) -> None:
+        trainer = self.trainer
+        trainer.prepare_model_for_training()
+        trainer.forget_own_scheduler()
+        trainer.create_optimizer_and_scheduler(num_training_steps=plan.max_steps)
+        trainer.model.zero_grad()
+
+    def _make_loop(self, plan: TrainingPlan, loader: Any) -> TrainingLoop:
+        trainer, args = self.trainer, self.trainer.args
+        window = LossWindow(args.device, only_finite=args.logging_nan_inf_filter)
+        position = Position()
+        if self.checkpoint is not None:
+            step = trainer.state.global_step
+            position = position_in(self.checkpoint, step, plan, ignore_data_skip=args.ignore_data_skip)
+        loop = TrainingLoop(trainer, plan, loader, position, window)
+        if self.checkpoint is not None:
+            restore_loop(trainer, loop, self.checkpoint)
+        return loop
+
+    def _announce(self, plan: TrainingPlan) -> None:
+        trainer = self.trainer
+        trainable = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+        logger.info(
+            "training on %s: %s examples, %d updates of %d x %d examples, %s trainable parameters",
+            trainer.args.device,
+            f"{plan.num_examples:,}",
+            plan.max_steps,
+            plan.accumulation,
+            trainer.args.train_batch_size,
+            f"{trainable:,}",
+        )
+        if self.checkpoint is not None:
+            logger.info("going on from %s, step %d", self.checkpoint, trainer.state.global_step)
+
+    def _finish(self, plan: TrainingPlan, loop: TrainingLoop, first_step: int) -> TrainOutput:
+        trainer, args, state = self.trainer, self.trainer.args, self.trainer.state
+        steps = state.global_step - first_step
+        samples = plan.num_train_samples * steps / max(plan.max_steps, 1)
+        metrics = speed_metrics("train", loop.start_time, samples, steps)
+        if state.total_flos:
+            metrics["total_flos"] = state.total_flos
+        metrics.update(loop.window.overall())
+        trainer.log(metrics)
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            logger.info("loading the best weights, from %s", state.best_model_checkpoint)
+            load_model_weights(unwrap_model(trainer.model), Path(state.best_model_checkpoint))
+        trainer.control = trainer.callback_handler.on_train_end(args, state, trainer.control)
+        return TrainOutput(state.global_step, metrics["train_loss"], metrics)
+
+
+def reject_resume_value(asked: Any) -> None:
+    """Refuse what is neither a flag, "auto" nor a path.
+
+    Raises:
+        ArgumentError: naming the value and what is allowed.
+    """
+    if not (asked is None or isinstance(asked, bool | str | Path)):
+        raise ArgumentError(f"resume_from_checkpoint={asked!r}: expected True, False, 'auto' or a checkpoint's path")

@@ -1,0 +1,1 @@
+"""The machine that training runs on: devices, precision, randomness, wrapping of models."""

@@ -1,0 +1,623 @@
+"""The Trainer: transformers' public methods and overridable hooks, each handing on to the room that does the work."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import math
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from loopwright._support.files import write_text_atomically
+from loopwright._support.log import get_logger, set_level
+from loopwright.arguments import TrainingArguments
+from loopwright.arguments.reporting import resolve_report_to
+from loopwright.callbacks.dispatcher import CallbackHandler
+from loopwright.callbacks.flow import DefaultFlowCallback
+from loopwright.callbacks.persistence import capture_states
+from loopwright.callbacks.printer import PrinterCallback
+from loopwright.callbacks.progress import ProgressCallback
+from loopwright.checkpoint.rotation import rotate
+from loopwright.checkpoint.writer import write_checkpoint, write_model
+from loopwright.data.collate import ColumnDroppingCollator, default_data_collator
+from loopwright.data.columns import can_return_loss, drop_unused_columns, find_label_names, signature_columns
+from loopwright.data.device import move_to_device
+from loopwright.data.loaders import build_eval_loader, build_train_loader, has_length, num_examples
+from loopwright.errors import ArgumentError, UnsupportedArgument
+from loopwright.loop import prediction
+from loopwright.loop.evaluate import EvaluationLoop
+from loopwright.loop.loss import LabelSmoother, count_items, extract_loss, shifts_labels, takes_item_count
+from loopwright.loop.metrics import format_metrics
+from loopwright.loop.optimizers import build_optimizer, decay_parameter_names, optimizer_class_and_kwargs
+from loopwright.loop.persist import take_snapshot
+from loopwright.loop.preparation import check_construction, prepare_model
+from loopwright.loop.report import speed_metrics
+from loopwright.loop.schedules import build_scheduler
+from loopwright.loop.session import TrainingSession, choose_checkpoint, reject_resume_value
+from loopwright.loop.tokens import count_tokens
+from loopwright.loop.train import TrainingLoop
+from loopwright.outputs import EvalLoopOutput, EvalPrediction, PredictionOutput, TrainOutput
+from loopwright.runtime.device import empty_cache
+from loopwright.runtime.precision import choose_precision
+from loopwright.runtime.randomness import enable_full_determinism, set_seed
+from loopwright.runtime.wrapping import unwrap_model
+from loopwright.state import TRAINER_STATE_NAME, TrainerControl, TrainerState
+
+logger = get_logger(__name__)
+
+DEFAULT_CALLBACKS: list[type] = [DefaultFlowCallback]
+DEFAULT_PROGRESS_CALLBACK: type = ProgressCallback
+
+
+class Trainer:
+    """Trains, evaluates and predicts with a PyTorch model, under the eyes of callbacks.
+
+    Arguments:
+        model: Any module whose forward takes a batch's entries as keywords and returns a loss: in a mapping, as
+            `.loss`, or first in a tuple.
+        args: How to train; by default `TrainingArguments("tmp_trainer")`.
+        data_collator: Makes a batch of a list of examples; by default `default_data_collator`.
+        train_dataset: Map-style or iterable; entries of examples that forward doesn't take are dropped.
+        eval_dataset: The same, or a dict of several by name, or the name of nothing: None.
+        processing_class: Tokenizer or processor, saved with the model and handed to callbacks.
+        model_init: Makes the model instead of `model`, anew for every `train()`.
+        compute_loss_func: `(outputs, labels, num_items_in_batch) -> loss`.
+        compute_metrics: `EvalPrediction -> dict`.
+        callbacks: Classes or instances, run in this order after the default ones.
+        optimizers: Optimizer and scheduler ready made; either may be None.
+        optimizer_cls_and_kwargs: Optimizer class and its arguments, instead of those that `args` names.
+        preprocess_logits_for_metrics: `(logits, labels) -> logits`, applied to each batch before it is kept.
+
+    Attributes:
+        state: Where training is.
+        control: What happens next.
+        callback_handler: The callbacks; print it for a table of them and what each has cost.
+        model: The model. `model_wrapped` is what the loop calls (compiled, say).
+        optimizer: The optimizer, made when training begins.
+        lr_scheduler: The scheduler, likewise.
+        is_in_train: Whether `train()` is running.
+
+    Raises:
+        ArgumentError: arguments are missing or contradict each other.
+    """
+
+    def __init__(  # noqa: PLR0913 -- transformers' signature
+        self,
+        model: nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], Any] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., nn.Module] | None = None,
+        compute_loss_func: Callable[..., torch.Tensor] | None = None,
+        compute_metrics: Callable[..., dict[str, float]] | None = None,
+        callbacks: list[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        self.args = args if args is not None else TrainingArguments("tmp_trainer")
+        check_construction(
+            self.args,
+            model=model,
+            model_init=model_init,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            compute_metrics=compute_metrics,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+        )
+        set_level(self.args.get_process_log_level())
+        self._seed()
+        self.data_collator = data_collator if data_collator is not None else default_data_collator
+        self.train_dataset = train_dataset
+        self.eval_dataset = eval_dataset
+        self.processing_class = processing_class
+        self.model_init = model_init
+        self.compute_loss_func = compute_loss_func
+        self.compute_metrics = compute_metrics
+        self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
+        self.optimizer, self.lr_scheduler = optimizers
+        self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
+        self.precision = choose_precision(self.args, self.args.device)
+        self._take_model(model if model is not None else self.call_model_init())
+
+        self.run_id = uuid.uuid4().hex
+        self.is_in_train = False
+        self.training_loop: TrainingLoop | None = None
+        self.microbatch_weight = 1.0
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
+        self.callbacks_at_start: dict[str, Any] = {}
+        self._made_scheduler = False
+        self._takes_num_items = _takes_num_items(self.compute_loss)
+
+        self.args.report_to = resolve_report_to(self.args.report_to, available=())
+        self.callback_handler = CallbackHandler(
+            [*DEFAULT_CALLBACKS, *(callbacks or [])],
+            self.model,
+            self.processing_class,
+            self.optimizer,
+            self.lr_scheduler,
+            callback_errors=self.args.callback_errors,
+        )
+        self.add_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
+        self.control = TrainerControl()
+        self.state = TrainerState(
+            is_local_process_zero=self.is_local_process_zero(),
+            is_world_process_zero=self.is_world_process_zero(),
+            stateful_callbacks=capture_states([*self.callback_handler.callbacks, self.control]),
+        )
+        self.control = self.callback_handler.on_init_end(self.args, self.state, self.control)
+
+    # Model
+
+    def _seed(self) -> None:
+        if self.args.full_determinism:
+            enable_full_determinism(self.args.seed)
+        else:
+            set_seed(self.args.seed)
+
+    def _take_model(self, model: nn.Module) -> None:
+        self.model = model.to(self.args.device) if self.args.place_model_on_device else model
+        self.model_wrapped = self.model
+        bare = unwrap_model(self.model)
+        self.label_names = self.args.label_names if self.args.label_names is not None else find_label_names(type(bare))
+        self.can_return_loss = can_return_loss(type(bare))
+        self.model_accepts_loss_kwargs = takes_item_count(bare)
+        self.labels_are_shifted = shifts_labels(bare)
+        smoothing = self.args.label_smoothing_factor
+        self.label_smoother = LabelSmoother(smoothing) if smoothing else None
+        if getattr(bare, "config", None) is not None and hasattr(bare.config, "use_cache"):
+            bare.config.use_cache = self.args.use_cache
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Return a new model from `model_init`, which may take the trial."""
+        if self.model_init is None:
+            raise ArgumentError("call_model_init needs the Trainer's argument model_init")
+        takes_trial = len(inspect.signature(self.model_init).parameters) > 0
+        model = self.model_init(trial) if takes_trial else self.model_init()
+        if model is None:
+            raise ArgumentError("model_init returned None; it must return a torch.nn.Module")
+        return model
+
+    def prepare_model_for_training(self) -> None:
+        """Wrap the model as the arguments say, and put it into training mode."""
+        self.model_wrapped = prepare_model(self.model, self.args)
+
+    # Callbacks
+
+    def add_callback(self, callback: Any) -> None:
+        """Append a callback, given as a class or an instance."""
+        self.callback_handler.add_callback(callback)
+
+    def pop_callback(self, callback: Any) -> Any:
+        """Remove and return the first callback of this class, or this instance; None where there is none."""
+        return self.callback_handler.pop_callback(callback)
+
+    def remove_callback(self, callback: Any) -> None:
+        """Remove the first callback of this class, or this instance."""
+        self.callback_handler.remove_callback(callback)
+
+    # Data
+
+    def get_train_dataloader(self) -> Any:
+        """Return the loader to train with; override to bring your own."""
+        if self.train_dataset is None:
+            raise ArgumentError("train() needs the Trainer's argument train_dataset")
+        dataset, collate = self._without_unused_columns(self.train_dataset, "training")
+        return build_train_loader(dataset, self.args, collate, batch_size=self.args.train_batch_size)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return the loader to evaluate with: of the given dataset, of the one of that name, or of the Trainer's own."""
+        if isinstance(eval_dataset, str):
+            eval_dataset = self.eval_dataset[eval_dataset]
+        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+        if dataset is None:
+            raise ArgumentError("evaluate() needs an eval_dataset: its own argument or the Trainer's")
+        return self._get_eval_loader(dataset, "evaluation")
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Return the loader to predict with."""
+        return self._get_eval_loader(test_dataset, "test")
+
+    def _get_eval_loader(self, dataset: Any, description: str) -> Any:
+        dataset, collate = self._without_unused_columns(dataset, description)
+        return build_eval_loader(dataset, self.args, collate, batch_size=self.args.eval_batch_size)
+
+    def _without_unused_columns(self, dataset: Any, description: str) -> tuple[Any, Any]:
+        if not self.args.remove_unused_columns:
+            return dataset, self.data_collator
+        columns = signature_columns(unwrap_model(self.model), self.label_names)
+        if hasattr(dataset, "remove_columns"):
+            return drop_unused_columns(dataset, columns, description), self.data_collator
+        return dataset, ColumnDroppingCollator(self.data_collator, columns)
+
+    def num_examples(self, dataloader: Any) -> int:
+        """Return how many examples `dataloader` goes through."""
+        return num_examples(dataloader, batch_size=self.args.train_batch_size)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
+    ) -> tuple[list[Any], torch.Tensor | None]:
+        """Return up to `num_batches` micro-batches, and their items where model or loss function want that number."""
+        batches = []
+        for _ in range(num_batches):
+            try:
+                batches.append(next(epoch_iterator))
+            except StopIteration:
+                break
+        return batches, self._count_items(batches)
+
+    def _count_items(self, batches: list[Any]) -> torch.Tensor | None:
+        if not (self.model_accepts_loss_kwargs or self.compute_loss_func is not None):
+            return None
+        counts = [count_items(batch, shifted=self.labels_are_shifted) for batch in batches]
+        counted = [count for count in counts if count is not None]
+        if not counted or len(counted) < len(counts):
+            return None
+        return torch.stack(counted).sum().to(self.args.device)
+
+    def _prepare_input(self, data: Any) -> Any:
+        return move_to_device(data, self.args.device, non_blocking=self.args.dataloader_pin_memory)
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return self._prepare_input(inputs)
+
+    # Optimizer and schedule
+
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        """Make both, where they were not given; override this, or either of the two that it calls."""
+        self.create_optimizer()
+        self.create_scheduler(num_training_steps=num_training_steps, optimizer=self.optimizer)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make and return the optimizer, where there is none yet."""
+        if self.optimizer is None:
+            target = unwrap_model(model if model is not None else self.model)
+            self.optimizer = build_optimizer(target, self.args, self.optimizer_cls_and_kwargs)
+        optimizer: torch.optim.Optimizer = self.optimizer
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Make and return the scheduler, where there is none yet."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = build_scheduler(
+                self.args.lr_scheduler_type,
+                optimizer if optimizer is not None else self.optimizer,
+                num_warmup_steps=self.args.get_warmup_steps(num_training_steps),
+                num_training_steps=num_training_steps,
+                specific_kwargs=self.args.lr_scheduler_kwargs or None,
+            )
+            self._made_scheduler = True
+        return self.lr_scheduler
+
+    def forget_own_scheduler(self) -> None:
+        """Drop the scheduler that an earlier `train()` made: its course was for another number of steps."""
+        if self._made_scheduler:
+            self.lr_scheduler = None
+            self._made_scheduler = False
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: nn.Module | None = None) -> tuple[Any, Any]:
+        """Return the optimizer class that `args` names, and its arguments."""
+        return optimizer_class_and_kwargs(args, model)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Return the names of the parameters that weight decay applies to."""
+        return decay_parameter_names(model)
+
+    def get_num_trainable_parameters(self) -> int:
+        """Return the number of parameters that training changes."""
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+    def get_learning_rates(self) -> list[float]:
+        """Return the learning rate of each parameter group."""
+        return [group["lr"] for group in self._existing_optimizer().param_groups]
+
+    def get_optimizer_group(self, param: nn.Parameter | None = None) -> Any:
+        """Return the parameter group that holds `param`; all groups without one."""
+        groups = self._existing_optimizer().param_groups
+        if param is None:
+            return groups
+        return next((group for group in groups if any(held is param for held in group["params"])), None)
+
+    def _existing_optimizer(self) -> Any:
+        if self.optimizer is None:
+            raise ArgumentError("there is no optimizer before train(), unless create_optimizer() is called")
+        return self.optimizer
+
+    # Training
+
+    def train(
+        self,
+        resume_from_checkpoint: str | Path | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train.
+
+        Arguments:
+            resume_from_checkpoint: True goes on from the newest whole checkpoint in `output_dir`, "auto" does so where
+                there is one, a path from that one; otherwise training starts anew.
+            trial: Handed to `model_init`.
+            ignore_keys_for_eval: Outputs of the model that evaluations leave out.
+
+        Returns:
+            Steps done, mean training loss, and the run's metrics.
+
+        Raises:
+            CheckpointNotFound: there is nothing to resume from.
+            CheckpointDamaged: the checkpoint at the given path is not whole.
+        """
+        reject_resume_value(resume_from_checkpoint)
+        checkpoint = choose_checkpoint(self.args.output_dir, resume_from_checkpoint)
+        if checkpoint is None:
+            self.run_id = uuid.uuid4().hex
+        if self.model_init is not None:
+            self._seed()
+            self._take_model(self.call_model_init(trial))
+            self.optimizer = self.lr_scheduler = None
+        self.is_in_train = True
+        try:
+            return TrainingSession(self, checkpoint).run(ignore_keys_for_eval)
+        except BaseException as error:
+            self.callback_handler.on_exception(self.args, self.state, self.control, exception=error)
+            raise
+        finally:
+            self.is_in_train = False
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Do forward and backward of one micro-batch, and return its share of the update's loss, detached."""
+        if not model.training:
+            model.train()
+        inputs = self._prepare_inputs(inputs)
+        if self.args.include_num_input_tokens_seen != "no":
+            self._count_tokens(inputs)
+        with self.compute_loss_context_manager():
+            loss = self._compute_loss(model, inputs, num_items_in_batch)
+        is_normalized = self.compute_loss_func is not None or self.model_accepts_loss_kwargs
+        if not (is_normalized and num_items_in_batch is not None) and self.microbatch_weight != 1.0:
+            loss = loss * self.microbatch_weight
+        self.precision.backward(loss)
+        if self.args.torch_empty_cache_steps and self.state.global_step % self.args.torch_empty_cache_steps == 0:
+            empty_cache(self.args.device)
+        return loss.detach()
+
+    def _compute_loss(self, model: nn.Module, inputs: Any, num_items: Any) -> torch.Tensor:
+        loss: torch.Tensor
+        if self._takes_num_items:
+            loss = self.compute_loss(model, inputs, num_items_in_batch=num_items)  # type: ignore[assignment]
+        else:  # an override from before that argument existed
+            loss = self.compute_loss(model, inputs)  # type: ignore[assignment]
+        return loss
+
+    def _count_tokens(self, inputs: Any) -> None:
+        only_real = self.args.include_num_input_tokens_seen == "non_padding"
+        self.state.num_input_tokens_seen += count_tokens(
+            self.model, inputs, self.processing_class, only_real=only_real
+        )
+
+    def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context that forward and loss run in: autocast, where the precision asks for it."""
+        return self.precision.autocast()
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """Return the loss of a batch, with the model's outputs where asked; override for a loss of your own.
+
+        An override returns the mean over its batch; how many micro-batches an update has is not its business.
+        """
+        labels = None
+        if (self.label_smoother is not None or self.compute_loss_func is not None) and "labels" in inputs:
+            inputs = dict(inputs)
+            labels = inputs.pop("labels")
+        if self.model_accepts_loss_kwargs and num_items_in_batch is not None:
+            inputs = {**inputs, "num_items_in_batch": num_items_in_batch}
+        outputs = model(**inputs)
+        if self.compute_loss_func is not None:
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+        elif self.label_smoother is not None and labels is not None:
+            loss = self.label_smoother(outputs, labels, shift_labels=self.labels_are_shifted)
+        else:
+            loss = extract_loss(outputs, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    # Evaluation and prediction
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate, log the metrics and return them.
+
+        Arguments:
+            eval_dataset: What to evaluate on instead of the Trainer's own; a dict of several by name is evaluated one
+                by one, each name becoming part of its metrics' names.
+            ignore_keys: Outputs of the model to leave out.
+            metric_key_prefix: Begins the metrics' names.
+        """
+        own = eval_dataset is None
+        datasets = self.eval_dataset if own else eval_dataset
+        if isinstance(datasets, dict):
+            metrics: dict[str, float] = {}
+            for name, dataset in datasets.items():
+                prefix = f"{metric_key_prefix}_{name}"
+                metrics.update(self.evaluate(name if own else dataset, ignore_keys, prefix))
+            return metrics
+        output, metrics = self._predict_timed(
+            self.get_eval_dataloader(eval_dataset), "Evaluation", ignore_keys, metric_key_prefix
+        )
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._note_in_history(metrics)
+        return metrics
+
+    def _note_in_history(self, metrics: dict[str, float]) -> None:
+        """Let metrics that a callback added in `on_evaluate` stand in the log history too."""
+        if self.state.log_history:
+            self.state.log_history[-1].update(
+                {key: value for key, value in metrics.items() if key not in self.state.log_history[-1]}
+            )
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Return predictions, labels and metrics for `test_dataset`; nothing is logged."""
+        output, metrics = self._predict_timed(
+            self.get_test_dataloader(test_dataset), "Prediction", ignore_keys, metric_key_prefix
+        )
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        return PredictionOutput(output.predictions, output.label_ids, metrics)
+
+    def _predict_timed(
+        self, loader: Any, description: str, ignore_keys: list[str] | None, prefix: str
+    ) -> tuple[EvalLoopOutput, dict[str, float]]:
+        start = time.time()
+        # Predictions that nothing will look at are not kept.
+        loss_only = True if description == "Evaluation" and self.compute_metrics is None else None
+        output = self.evaluation_loop(
+            loader,
+            description=description,
+            prediction_loss_only=loss_only,
+            ignore_keys=ignore_keys,
+            metric_key_prefix=prefix,
+        )
+        metrics = output.metrics if output.metrics is not None else {}
+        num_samples = output.num_samples or 0
+        num_steps = math.ceil(num_samples / self.args.eval_batch_size)
+        metrics.update(speed_metrics(prefix, start, num_samples, num_steps))
+        return output, metrics
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Go through `dataloader` without training, and return predictions, labels, metrics and their number."""
+        args = self.args
+        model = prediction.model_for_evaluation(self.model_wrapped, args, is_in_train=self.is_in_train)
+        logger.info("%s of %s examples", description, len(dataloader) if has_length(dataloader) else "unknown many")
+        loop = EvaluationLoop(
+            self,
+            prediction_loss_only=args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only,
+            ignore_keys=ignore_keys,
+            prefix=metric_key_prefix,
+            for_prediction=description == "Prediction",
+        )
+        return loop.run(model, dataloader)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[torch.Tensor | None, Any, Any]:
+        """Return loss, logits and labels of a batch, each None where there is none."""
+        return prediction.predict_batch(self, model, inputs, prediction_loss_only, ignore_keys)
+
+    # Logging and saving
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Make a log line: into the history, then to the callbacks, whose additions become part of it.
+
+        Arguments:
+            logs: The values; the epoch is added.
+            start_time: Of training (`time.time`), for tokens per second where tokens are counted.
+        """
+        if self.state.epoch is not None:
+            logs["epoch"] = self.state.epoch
+        if self.args.include_num_input_tokens_seen != "no":
+            logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
+        line = {**logs, "step": self.state.global_step}
+        self.state.log_history.append(line)
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+        line.update({key: value for key, value in logs.items() if key != "step"})
+
+    def save_checkpoint(self) -> Path:
+        """Save everything of this moment as `checkpoint-<step>`, and let older ones go as `save_total_limit` says."""
+        checkpoint = write_checkpoint(take_snapshot(self, self.training_loop), self.args.output_dir)
+        rotate(
+            self.args.output_dir,
+            limit=self.args.save_total_limit,
+            run_id=self.run_id,
+            best=self.state.best_model_checkpoint,
+        )
+        return checkpoint
+
+    def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
+        """Save model and processing class, ready to be loaded, with the training's arguments beside them."""
+        directory = Path(output_dir if output_dir is not None else self.args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_model(unwrap_model(self.model), directory, self.processing_class)
+        write_text_atomically(directory / "training_args.json", self.args.to_json_string())
+
+    def save_state(self) -> None:
+        """Save the Trainer's state as `trainer_state.json` in `output_dir`."""
+        directory = Path(self.args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.state.save_to_json(directory / TRAINER_STATE_NAME)
+
+    def metrics_format(self, metrics: dict[str, float]) -> dict[str, Any]:
+        """Return `metrics` made readable."""
+        return format_metrics(metrics)
+
+    def log_metrics(self, split: str, metrics: dict[str, float]) -> None:
+        """Print `metrics` of a split ("train", "eval", ...) as a table, on the first process."""
+        if not self.is_world_process_zero():
+            return
+        formatted = self.metrics_format(metrics)
+        width = max((len(key) for key in formatted), default=0)
+        lines = [f"  {key:<{width}} = {formatted[key]}" for key in sorted(formatted)]
+        print("\n".join([f"***** {split} metrics *****", *lines]))  # noqa: T201 -- printing is what it is for
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """Save `metrics` as `<split>_results.json` in `output_dir`, and add them to `all_results.json`."""
+        if not self.is_world_process_zero():
+            return
+        directory = Path(self.args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        _write_json(directory / f"{split}_results.json", metrics)
+        if combined:
+            everything = directory / "all_results.json"
+            before = json.loads(everything.read_text(encoding="utf-8")) if everything.exists() else {}
+            _write_json(everything, {**before, **metrics})
+
+    def is_local_process_zero(self) -> bool:
+        """Return whether this is the first process of its machine."""
+        return self.args.local_process_index == 0
+
+    def is_world_process_zero(self) -> bool:
+        """Return whether this is the first process of all."""
+        return self.args.process_index == 0
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: uploading is not the Trainer's business.
+
+        Raises:
+            UnsupportedArgument: always, naming the way.
+        """
+        raise UnsupportedArgument(
+            "push_to_hub: call save_model(folder), then huggingface_hub.upload_folder(repo_id=..., folder_path=folder)"
+        )
+
+
+def _takes_num_items(compute_loss: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(compute_loss).parameters.values()
+    return any(
+        parameter.name == "num_items_in_batch" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters
+    )
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    write_text_atomically(path, json.dumps(values, indent=4, sort_keys=True) + "\n")
+
+
+__all__ = ["DEFAULT_CALLBACKS", "DEFAULT_PROGRESS_CALLBACK", "EvalPrediction", "Trainer"]

@@ -55,22 +55,30 @@ __all__ = [
     "write_model",
 ]
 
-_HOMES = {
-    "Snapshot": "snapshot",
-    "clear_leftovers": "hidden",
-    "find_damage": "verify",
-    "newest_whole": "verify",
-    "require_whole": "verify",
-    "rotate": "rotation",
-    "write_checkpoint": "writer",
-    "write_model": "weights",
+_NAMES_BY_HOME = {
+    "hidden": ("clear_leftovers",),
+    "layout": ("PREFIX_CHECKPOINT_DIR", "checkpoint_dir", "get_last_checkpoint", "list_checkpoints", "step_of"),
+    "reader": (
+        "load_loopwright_state",
+        "load_model_weights",
+        "load_optimizer",
+        "load_randomness",
+        "load_scaler",
+        "load_scheduler",
+        "load_trainer_state",
+    ),
+    "rotation": ("rotate",),
+    "snapshot": ("Snapshot",),
+    "verify": ("find_damage", "newest_whole", "require_whole"),
+    "weights": ("write_model",),
+    "writer": ("write_checkpoint",),
 }
+_HOMES = {name: home for home, names in _NAMES_BY_HOME.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOMES.get(name, "reader" if name.startswith("load_") else "layout")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -1,0 +1,70 @@
+"""The implementations of the same training, each in a file with one function, `train(job)`.
+
+A file is imported in its worker only, so that no library is loaded beside another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.recipe import Job, Setting
+
+INSTALL_PEERS = 'pip install -e ".[peers]"'
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to train.
+
+    Arguments:
+        module: The file here that holds it.
+        distribution: The package that it needs; None for what is in this repository.
+        import_statement: What its users write to get at the central class.
+        lacks: Settings that it has no means for, and is left out of.
+    """
+
+    module: str
+    distribution: str | None
+    import_statement: str | None
+    lacks: frozenset[str] = frozenset()
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether it is another library's."""
+        return self.distribution is not None
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether its package is there."""
+        try:
+            return self.distribution is None or bool(version(self.distribution))
+        except PackageNotFoundError:
+            return False
+
+    def can(self, setting: Setting) -> bool:
+        """Return whether it has the means that `setting` asks for."""
+        return not any(getattr(setting, name) for name in self.lacks)
+
+    def train(self, job: Job) -> None:
+        """Do the training."""
+        import_module(f"{__name__}.{self.module}").train(job)
+
+
+_CALLBACKS = frozenset({"idle_callbacks", "listening_callbacks"})
+
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    # The limit, whatever is asked of the others: no bar, no callbacks.
+    "bare": Implementation("bare", None, None),
+    "loopwright": Implementation("loopwright", None, "from loopwright import Trainer"),
+    "transformers": Implementation("transformers_trainer", "transformers", "from transformers import Trainer"),
+    "lightning": Implementation("lightning_trainer", "lightning", "from lightning.pytorch import Trainer"),
+    # Handlers are attached to events, so there is none that listens to nothing.
+    "ignite": Implementation(
+        "ignite_engine", "pytorch-ignite", "from ignite.engine import Engine", frozenset({"idle_callbacks"})
+    ),
+    "accelerate": Implementation("accelerate_loop", "accelerate", "from accelerate import Accelerator", _CALLBACKS),
+}

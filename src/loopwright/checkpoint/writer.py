@@ -1,0 +1,121 @@
+"""Write a checkpoint so that it exists whole or not at all, whenever the process is killed.
+
+hidden directory ── every file ── synced ── manifest ── synced ── renamed to checkpoint-<step> ── parent synced
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from loopwright._support.files import sync_directory, sync_file
+from loopwright.checkpoint.hidden import clear_leftovers, hide, remove_tree, scratch_directory
+from loopwright.checkpoint.layout import (
+    ADAPTER_NAMES,
+    LOOPWRIGHT_STATE_NAME,
+    OPTIMIZER_NAME,
+    RANDOMNESS_NAME,
+    SCALER_NAME,
+    SCHEDULER_NAME,
+    TRAINING_ARGS_NAME,
+    WEIGHTS_NAMES,
+    checkpoint_dir,
+)
+from loopwright.checkpoint.manifest import files_in, write_manifest
+from loopwright.checkpoint.plain_files import first_line, numpy_arrays_allowed, save_plain
+from loopwright.checkpoint.snapshot import Snapshot
+from loopwright.checkpoint.weights import write_model, write_state
+from loopwright.errors import CheckpointError
+from loopwright.state import TRAINER_STATE_NAME
+
+
+def write_checkpoint(snapshot: Snapshot, output_dir: Path | str) -> Path:
+    """Write `snapshot` to `<output_dir>/checkpoint-<step>` and return that path once it is durable.
+
+    One of that name that is there already is replaced: until the rename it is the old one, whole, and then the new one.
+
+    Raises:
+        CheckpointError: it could not be written; nothing is left of it, and all other checkpoints stand.
+    """
+    checkpoint = checkpoint_dir(output_dir, snapshot.step)
+    try:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(checkpoint.parent)
+        with scratch_directory(checkpoint) as scratch:
+            _write_files(snapshot, scratch)
+            _sync_files(scratch)
+            write_manifest(scratch)
+            _sync_directories(scratch)
+            _publish(scratch, checkpoint)
+    except Exception as error:  # a model's own save_pretrained may raise anything
+        raise CheckpointError(f"{checkpoint} could not be saved: {_reason(error)}") from error
+    return checkpoint
+
+
+def _write_files(snapshot: Snapshot, directory: Path) -> None:
+    _write_model(snapshot, directory)
+    states = {
+        OPTIMIZER_NAME: snapshot.optimizer,
+        SCHEDULER_NAME: snapshot.scheduler,
+        SCALER_NAME: snapshot.scaler,
+        RANDOMNESS_NAME: snapshot.randomness,
+    }
+    with numpy_arrays_allowed():
+        for name, state in states.items():
+            if state is not None:
+                save_plain(state, directory / name)
+    texts = {
+        TRAINER_STATE_NAME: snapshot.trainer_state.to_json(),
+        LOOPWRIGHT_STATE_NAME: json.dumps(snapshot.loopwright_state, indent=2) + "\n",
+        TRAINING_ARGS_NAME: snapshot.training_args_json,
+    }
+    for name, text in texts.items():
+        (directory / name).write_text(text, encoding="utf-8")
+
+
+def _write_model(snapshot: Snapshot, directory: Path) -> None:
+    write_model(snapshot.model, directory, snapshot.processing_class)
+    if not any((directory / name).exists() for name in (*WEIGHTS_NAMES, *ADAPTER_NAMES)):
+        # It has a save_pretrained that writes a format of its own: a resume couldn't read that.
+        write_state(snapshot.model, directory)
+
+
+def _sync_files(directory: Path) -> None:
+    for path in files_in(directory):
+        sync_file(path)
+
+
+def _sync_directories(directory: Path) -> None:
+    for path in _directories_in(directory):
+        sync_directory(path)
+
+
+def _directories_in(directory: Path) -> Iterator[Path]:
+    yield from (path for path in directory.rglob("*") if path.is_dir())
+    yield directory
+
+
+def _publish(scratch: Path, checkpoint: Path) -> None:
+    """Give the finished directory its name."""
+    replaced = hide(checkpoint, "old") if os.path.lexists(checkpoint) else None
+    try:
+        scratch.rename(checkpoint)
+    except OSError:
+        if replaced is not None:
+            replaced.rename(checkpoint)
+        raise
+    sync_directory(checkpoint.parent)
+    if replaced is not None:
+        remove_tree(replaced)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what went wrong, preferring the operating system's words: torch reports a full disk as "unexpected pos"."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return f"{cause.strerror} ({first_line(error)})" if cause is not error else str(error)
+        cause = cause.__cause__ or cause.__context__
+    return first_line(error) or type(error).__name__

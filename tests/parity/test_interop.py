@@ -1,0 +1,129 @@
+"""transformers' callbacks run in our Trainer, ours in transformers' -- the real ones, unchanged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers.trainer_callback import DefaultFlowCallback as TheirFlow
+
+import loopwright
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x, labels=None):
+        logits = self.linear(x)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def data(count=12):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, 2, generator=generator)
+    return [{"x": row, "labels": (row.sum() > 0).long()} for row in x]
+
+
+def build(library, tmp_path, **options):
+    torch.manual_seed(0)
+    callbacks = options.pop("callbacks", None)
+    arguments = {
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 3,
+        "use_cpu": True,
+        "report_to": "none",
+        "logging_steps": 2,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+    }
+    args = library.TrainingArguments(str(tmp_path), **(arguments | options))
+    return library.Trainer(Tiny(), args, train_dataset=data(), eval_dataset=data(4), callbacks=callbacks)
+
+
+def test_the_default_callbacks_of_transformers_drive_our_trainer(tmp_path):
+    trainer = build(loopwright, tmp_path, disable_tqdm=True)
+    trainer.pop_callback(loopwright.DefaultFlowCallback)
+    trainer.callback_handler.callbacks.insert(0, TheirFlow())
+    trainer.train()
+    plain = build(loopwright, tmp_path / "plain", disable_tqdm=True)
+    plain.train()
+    assert trainer.state.global_step == 9
+    assert [sorted(line) for line in trainer.state.log_history] == [sorted(line) for line in plain.state.log_history]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6", "checkpoint-9"]
+
+
+@pytest.mark.parametrize("name", ["ProgressCallback", "PrinterCallback"])
+def test_their_reporters_report_in_our_trainer(name, tmp_path, capsys):
+    trainer = build(loopwright, tmp_path)
+    trainer.pop_callback(loopwright.ProgressCallback)
+    trainer.add_callback(getattr(transformers.trainer_callback, name))
+    trainer.train()
+    assert "'train_loss'" in capsys.readouterr().out
+
+
+def test_their_early_stopping_stops_our_trainer(tmp_path):
+    callback = transformers.EarlyStoppingCallback(early_stopping_patience=1, early_stopping_threshold=100.0)
+    trainer = build(
+        loopwright, tmp_path, callbacks=[callback], load_best_model_at_end=True, num_train_epochs=9, disable_tqdm=True
+    )
+    trainer.train()
+    assert trainer.state.global_step < 27
+    ending = next(note for note in trainer.callback_handler.decisions if note.flag == "should_training_stop")
+    assert (ending.callback, ending.event) == ("EarlyStoppingCallback", "on_evaluate")
+
+
+@pytest.mark.parametrize("name", ["ProgressCallback", "PrinterCallback"])
+def test_our_reporters_report_in_their_trainer(name, tmp_path, capsys):
+    trainer = build(transformers, tmp_path)
+    trainer.pop_callback(transformers.trainer_callback.ProgressCallback)
+    trainer.add_callback(getattr(loopwright, name)())
+    trainer.train()
+    assert "'train_loss'" in capsys.readouterr().out
+
+
+def test_our_default_flow_drives_their_trainer(tmp_path):
+    trainer = build(transformers, tmp_path, disable_tqdm=True)
+    trainer.pop_callback(TheirFlow)
+    trainer.callback_handler.callbacks.insert(0, loopwright.DefaultFlowCallback())
+    trainer.train()
+    assert trainer.state.global_step == 9
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 3
+
+
+def test_our_early_stopping_stops_their_trainer(tmp_path):
+    callback = loopwright.EarlyStoppingCallback(early_stopping_patience=1, early_stopping_threshold=100.0)
+    trainer = build(
+        transformers, tmp_path, callbacks=[callback], load_best_model_at_end=True, num_train_epochs=9, disable_tqdm=True
+    )
+    trainer.train()
+    assert trainer.state.global_step < 27
+
+
+def test_their_control_returned_by_a_callback_steers_our_trainer(tmp_path):
+    class Foreign(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            return transformers.TrainerControl(should_training_stop=state.global_step == 4)
+
+    trainer = build(loopwright, tmp_path, callbacks=[Foreign()], disable_tqdm=True)
+    trainer.train()
+    assert trainer.state.global_step == 4
+
+
+def test_a_tiny_transformers_model_trains_saves_and_comes_back(tmp_path):
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=2
+    )
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification(config)
+    examples = [{"input_ids": [1, 2, 3, 4 + i % 4], "labels": i % 2} for i in range(8)]
+    args = loopwright.TrainingArguments(str(tmp_path), num_train_epochs=2, use_cpu=True, disable_tqdm=True, report_to="none")
+    trainer = loopwright.Trainer(model, args, train_dataset=examples, eval_dataset=examples)
+    trainer.train()
+    trainer.save_model(tmp_path / "final")
+    again = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "final")
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, trainer.model.state_dict()[name])
+    assert trainer.predict(examples).predictions.shape == (8, 2)

@@ -16,34 +16,12 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from benchmarks.settings import Setting
 from benchmarks.workloads import Examples, TimedModel
 
 LEARNING_RATE = 1e-3
 MAX_GRAD_NORM = 1.0
 SEED = 42
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What differs between two cases of a benchmark.
-
-    Arguments:
-        workload: Name of the model and its data.
-        log_every: Write a log line (mean loss, gradient norm, learning rate) every so many steps.
-        bar: Show a progress bar. The bare loop never has one.
-        accumulation: Micro-batches per step.
-        idle_callbacks: Callbacks that override nothing, besides the library's defaults.
-        listening_callbacks: Callbacks that override the end of a step, and count.
-        shuffle: Draw the examples in random order.
-    """
-
-    workload: str = "mlp1"
-    log_every: int = 100
-    bar: bool = True
-    accumulation: int = 1
-    idle_callbacks: int = 0
-    listening_callbacks: int = 0
-    shuffle: bool = True
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from benchmarks.implementations import IMPLEMENTATIONS
-from benchmarks.recipe import SEED, Job, Setting, collate
+from benchmarks.recipe import SEED, Job, collate
+from benchmarks.settings import Setting
 from benchmarks.workloads import WORKLOADS, Stopwatch, TimedModel
 
 NUM_WARMUP_STEPS = 30
@@ -73,5 +74,4 @@ def _make_job(setting: Setting, steps: int) -> Job:
 def _prepare_process() -> tempfile.TemporaryDirectory[str]:
     """Make torch run on one thread, and a directory that lives as long as the process; once per process."""
     torch.set_num_threads(1)
-    torch.set_num_interop_threads(1)
     return tempfile.TemporaryDirectory(prefix="loopwright-benchmark-")

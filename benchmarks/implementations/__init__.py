@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.recipe import Job, Setting
+    from benchmarks.recipe import Job
+    from benchmarks.settings import Setting
 
+BARE = "bare"
 INSTALL_PEERS = 'pip install -e ".[peers]"'
 
 
@@ -51,14 +54,18 @@ class Implementation:
 
     def train(self, job: Job) -> None:
         """Do the training."""
-        import_module(f"{__name__}.{self.module}").train(job)
+        self.load().train(job)
+
+    def load(self) -> ModuleType:
+        """Import its file, and with it the library."""
+        return import_module(f"{__name__}.{self.module}")
 
 
 _CALLBACKS = frozenset({"idle_callbacks", "listening_callbacks"})
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
     # The limit, whatever is asked of the others: no bar, no callbacks.
-    "bare": Implementation("bare", None, None),
+    BARE: Implementation("bare", None, None),
     "loopwright": Implementation("loopwright", None, "from loopwright import Trainer"),
     "transformers": Implementation("transformers_trainer", "transformers", "from transformers import Trainer"),
     "lightning": Implementation("lightning_trainer", "lightning", "from lightning.pytorch import Trainer"),

@@ -32,7 +32,5 @@ def train(job: Job) -> None:
         step += 1
         if step % log_every == 0:
             rate = scheduler.get_last_lr()[0]
-            write_log_line(
-                step, {"loss": loss_sum.item() / log_every, "grad_norm": norm.item(), "learning_rate": rate}
-            )
+            write_log_line(step, {"loss": loss_sum.item() / log_every, "grad_norm": norm.item(), "learning_rate": rate})
             loss_sum.zero_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,6 +50,18 @@ def train(job: Job) -> None:
         ProgressBar().attach(engine)
     model.train()
     engine.run(make_loader(job), max_epochs=1)
+
+
+def make_event(num_listening: int) -> Callable[[], object]:
+    """Return a call of an event that `num_listening` handlers answer."""
+    engine = Engine(_do_nothing)
+    for _ in range(num_listening):
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: None)
+    return lambda: engine.fire_event(Events.ITERATION_COMPLETED)
+
+
+def _do_nothing(engine: Engine, batch: Any) -> None:
+    pass
 
 
 class _StepCounter:

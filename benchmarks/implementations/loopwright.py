@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import loopwright
 from benchmarks.implementations import trainer_api
 from benchmarks.recipe import Job
@@ -10,3 +12,8 @@ from benchmarks.recipe import Job
 def train(job: Job) -> None:
     """Train."""
     trainer_api.train(loopwright, job)
+
+
+def make_event(num_listening: int) -> Callable[[], object]:
+    """Return a call of an event that `num_listening` callbacks answer."""
+    return trainer_api.make_event(loopwright, num_listening)

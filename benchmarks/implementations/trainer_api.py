@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.recipe import LEARNING_RATE, SEED, Job, collate
@@ -34,6 +35,17 @@ def train(library: Any, job: Job) -> None:
     trainer.train()
 
 
+def make_event(library: Any, num_listening: int) -> Callable[[], object]:
+    """Return a call of an event that the default flow ignores, with it and `num_listening` callbacks attached."""
+    listening = [
+        type(f"Listener{number}", (library.TrainerCallback,), {"on_pre_optimizer_step": _do_nothing})()
+        for number in range(num_listening)
+    ]
+    handler = library.CallbackHandler([library.DefaultFlowCallback(), *listening], None, None, None, None)
+    args, state, control = object(), library.TrainerState(), library.TrainerControl()
+    return lambda: handler.on_pre_optimizer_step(args, state, control)
+
+
 def make_callbacks(base: type, job: Job) -> list[Any]:
     """Return the callbacks that the setting asks for, each of a class of its own, as in a real program."""
     idle = [type(f"Idle{number}", (base,), {})() for number in range(job.setting.idle_callbacks)]
@@ -46,3 +58,7 @@ def make_callbacks(base: type, job: Job) -> list[Any]:
 
 def _count_step(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
     self.num_steps += 1
+
+
+def _do_nothing(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    pass

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import transformers
+import transformers.trainer_callback
 
 from benchmarks.implementations import trainer_api
 from benchmarks.recipe import Job
@@ -11,3 +14,8 @@ from benchmarks.recipe import Job
 def train(job: Job) -> None:
     """Train."""
     trainer_api.train(transformers, job)
+
+
+def make_event(num_listening: int) -> Callable[[], object]:
+    """Return a call of an event that `num_listening` callbacks answer."""
+    return trainer_api.make_event(transformers.trainer_callback, num_listening)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import math
 import time
 import uuid
@@ -25,26 +24,25 @@ from loopwright.callbacks.persistence import capture_states
 from loopwright.callbacks.printer import PrinterCallback
 from loopwright.callbacks.progress import ProgressCallback
 from loopwright.checkpoint.rotation import rotate
-from loopwright.checkpoint.writer import write_checkpoint, write_model
+from loopwright.checkpoint.weights import write_model
+from loopwright.checkpoint.writer import write_checkpoint
 from loopwright.data.collate import ColumnDroppingCollator, default_data_collator
 from loopwright.data.columns import can_return_loss, drop_unused_columns, find_label_names, signature_columns
 from loopwright.data.device import move_to_device
 from loopwright.data.loaders import build_eval_loader, build_train_loader, has_length, num_examples
 from loopwright.errors import ArgumentError, UnsupportedArgument
-from loopwright.loop import prediction
+from loopwright.loop import prediction, step
 from loopwright.loop.evaluate import EvaluationLoop
-from loopwright.loop.loss import LabelSmoother, count_items, extract_loss, shifts_labels, takes_item_count
-from loopwright.loop.metrics import format_metrics
+from loopwright.loop.loss import LabelSmoother, shifts_labels, takes_item_count
+from loopwright.loop.metrics import format_metrics, metrics_table, save_results
 from loopwright.loop.optimizers import build_optimizer, decay_parameter_names, optimizer_class_and_kwargs
 from loopwright.loop.persist import take_snapshot
 from loopwright.loop.preparation import check_construction, prepare_model
 from loopwright.loop.report import speed_metrics
 from loopwright.loop.schedules import build_scheduler
 from loopwright.loop.session import TrainingSession, choose_checkpoint, reject_resume_value
-from loopwright.loop.tokens import count_tokens
 from loopwright.loop.train import TrainingLoop
-from loopwright.outputs import EvalLoopOutput, EvalPrediction, PredictionOutput, TrainOutput
-from loopwright.runtime.device import empty_cache
+from loopwright.outputs import EvalLoopOutput, PredictionOutput, TrainOutput
 from loopwright.runtime.precision import choose_precision
 from loopwright.runtime.randomness import enable_full_determinism, set_seed
 from loopwright.runtime.wrapping import unwrap_model
@@ -137,7 +135,7 @@ class Trainer:
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self.callbacks_at_start: dict[str, Any] = {}
         self._made_scheduler = False
-        self._takes_num_items = _takes_num_items(self.compute_loss)
+        self.compute_loss_takes_num_items = step.accepts_num_items(self.compute_loss)
 
         self.args.report_to = resolve_report_to(self.args.report_to, available=())
         self.callback_handler = CallbackHandler(
@@ -182,7 +180,8 @@ class Trainer:
         """Return a new model from `model_init`, which may take the trial."""
         if self.model_init is None:
             raise ArgumentError("call_model_init needs the Trainer's argument model_init")
-        takes_trial = len(inspect.signature(self.model_init).parameters) > 0
+        parameters = inspect.signature(self.model_init).parameters
+        takes_trial = any(name == "trial" or parameter.default is parameter.empty for name, parameter in parameters.items())
         model = self.model_init(trial) if takes_trial else self.model_init()
         if model is None:
             raise ArgumentError("model_init returned None; it must return a torch.nn.Module")
@@ -254,16 +253,7 @@ class Trainer:
                 batches.append(next(epoch_iterator))
             except StopIteration:
                 break
-        return batches, self._count_items(batches)
-
-    def _count_items(self, batches: list[Any]) -> torch.Tensor | None:
-        if not (self.model_accepts_loss_kwargs or self.compute_loss_func is not None):
-            return None
-        counts = [count_items(batch, shifted=self.labels_are_shifted) for batch in batches]
-        counted = [count for count in counts if count is not None]
-        if not counted or len(counted) < len(counts):
-            return None
-        return torch.stack(counted).sum().to(self.args.device)
+        return batches, step.count_items_where_wanted(self, batches)
 
     def _prepare_input(self, data: Any) -> Any:
         return move_to_device(data, self.args.device, non_blocking=self.args.dataloader_pin_memory)
@@ -376,34 +366,7 @@ class Trainer:
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Do forward and backward of one micro-batch, and return its share of the update's loss, detached."""
-        if not model.training:
-            model.train()
-        inputs = self._prepare_inputs(inputs)
-        if self.args.include_num_input_tokens_seen != "no":
-            self._count_tokens(inputs)
-        with self.compute_loss_context_manager():
-            loss = self._compute_loss(model, inputs, num_items_in_batch)
-        is_normalized = self.compute_loss_func is not None or self.model_accepts_loss_kwargs
-        if not (is_normalized and num_items_in_batch is not None) and self.microbatch_weight != 1.0:
-            loss = loss * self.microbatch_weight
-        self.precision.backward(loss)
-        if self.args.torch_empty_cache_steps and self.state.global_step % self.args.torch_empty_cache_steps == 0:
-            empty_cache(self.args.device)
-        return loss.detach()
-
-    def _compute_loss(self, model: nn.Module, inputs: Any, num_items: Any) -> torch.Tensor:
-        loss: torch.Tensor
-        if self._takes_num_items:
-            loss = self.compute_loss(model, inputs, num_items_in_batch=num_items)  # type: ignore[assignment]
-        else:  # an override from before that argument existed
-            loss = self.compute_loss(model, inputs)  # type: ignore[assignment]
-        return loss
-
-    def _count_tokens(self, inputs: Any) -> None:
-        only_real = self.args.include_num_input_tokens_seen == "non_padding"
-        self.state.num_input_tokens_seen += count_tokens(
-            self.model, inputs, self.processing_class, only_real=only_real
-        )
+        return step.train_on_microbatch(self, model, inputs, num_items_in_batch)
 
     def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that forward and loss run in: autocast, where the precision asks for it."""
@@ -416,20 +379,7 @@ class Trainer:
 
         An override returns the mean over its batch; how many micro-batches an update has is not its business.
         """
-        labels = None
-        if (self.label_smoother is not None or self.compute_loss_func is not None) and "labels" in inputs:
-            inputs = dict(inputs)
-            labels = inputs.pop("labels")
-        if self.model_accepts_loss_kwargs and num_items_in_batch is not None:
-            inputs = {**inputs, "num_items_in_batch": num_items_in_batch}
-        outputs = model(**inputs)
-        if self.compute_loss_func is not None:
-            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
-        elif self.label_smoother is not None and labels is not None:
-            loss = self.label_smoother(outputs, labels, shift_labels=self.labels_are_shifted)
-        else:
-            loss = extract_loss(outputs, inputs)
-        return (loss, outputs) if return_outputs else loss
+        return step.default_loss(self, model, inputs, num_items_in_batch, return_outputs=return_outputs)
 
     # Evaluation and prediction
 
@@ -571,32 +521,21 @@ class Trainer:
 
     def log_metrics(self, split: str, metrics: dict[str, float]) -> None:
         """Print `metrics` of a split ("train", "eval", ...) as a table, on the first process."""
-        if not self.is_world_process_zero():
-            return
-        formatted = self.metrics_format(metrics)
-        width = max((len(key) for key in formatted), default=0)
-        lines = [f"  {key:<{width}} = {formatted[key]}" for key in sorted(formatted)]
-        print("\n".join([f"***** {split} metrics *****", *lines]))  # noqa: T201 -- printing is what it is for
+        if self.is_world_process_zero():
+            print(metrics_table(split, self.metrics_format(metrics)))  # noqa: T201 -- printing is what it is for
 
     def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
         """Save `metrics` as `<split>_results.json` in `output_dir`, and add them to `all_results.json`."""
-        if not self.is_world_process_zero():
-            return
-        directory = Path(self.args.output_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        _write_json(directory / f"{split}_results.json", metrics)
-        if combined:
-            everything = directory / "all_results.json"
-            before = json.loads(everything.read_text(encoding="utf-8")) if everything.exists() else {}
-            _write_json(everything, {**before, **metrics})
+        if self.is_world_process_zero():
+            save_results(Path(self.args.output_dir), split, metrics, combined=combined)
 
     def is_local_process_zero(self) -> bool:
         """Return whether this is the first process of its machine."""
-        return self.args.local_process_index == 0
+        return bool(self.args.local_process_index == 0)
 
     def is_world_process_zero(self) -> bool:
         """Return whether this is the first process of all."""
-        return self.args.process_index == 0
+        return bool(self.args.process_index == 0)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> None:
         """Refuse: uploading is not the Trainer's business.
@@ -607,17 +546,3 @@ class Trainer:
         raise UnsupportedArgument(
             "push_to_hub: call save_model(folder), then huggingface_hub.upload_folder(repo_id=..., folder_path=folder)"
         )
-
-
-def _takes_num_items(compute_loss: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(compute_loss).parameters.values()
-    return any(
-        parameter.name == "num_items_in_batch" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters
-    )
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    write_text_atomically(path, json.dumps(values, indent=4, sort_keys=True) + "\n")
-
-
-__all__ = ["DEFAULT_CALLBACKS", "DEFAULT_PROGRESS_CALLBACK", "EvalPrediction", "Trainer"]

@@ -128,6 +128,14 @@ def test_a_stopped_run_ends_like_one_that_was_never_stopped(scene, step, tmp_pat
     ]
 
 
+def test_a_finished_run_that_is_resumed_does_no_step_more(tmp_path):
+    first = build(tmp_path, max_steps=9, save_steps=3)
+    first.train()
+    again = build(tmp_path, max_steps=9, save_steps=3)
+    assert again.train(resume_from_checkpoint=True).global_step == 9
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
+
+
 def test_resuming_says_which_arguments_differ(tmp_path, caplog):
     build(tmp_path, max_steps=4, save_steps=2).train()
     build(tmp_path, max_steps=6, save_steps=2, logging_steps=5).train(resume_from_checkpoint=True)

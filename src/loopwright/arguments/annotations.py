@@ -1,4 +1,4 @@
-"""Types of fields that are given in one form and kept in another.
+"""Types of fields that are given in one form and kept in another, and the types of all fields, resolved.
 
 Type checkers see what a field holds after construction, command-line parsers (which read the hints at run time) what
 they have to accept.
@@ -6,7 +6,8 @@ they have to accept.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 from loopwright.arguments.choices import TokenCount
 
@@ -14,7 +15,27 @@ if TYPE_CHECKING:
     Options = dict[str, Any] | None
     TokenCountOrFlag = TokenCount | str | bool
 else:
-    # JSON text, from a command line. The order matters: HfArgumentParser takes the second type for its own.
-    Options = dict[str, Any] | str | None
+    # A command line gives JSON text; no parser takes that for a dict.
+    Options = Annotated[str | None, dict]
     # Without bool: HfArgumentParser would take nothing but booleans then.
     TokenCountOrFlag = TokenCount | str
+
+
+@functools.cache
+def resolved_hints(owner: type) -> dict[str, Any]:
+    """Return the types of the fields of `owner` and its bases; without those that a class of the user's can't resolve."""
+    hints: dict[str, Any] = {}
+    for base in reversed(owner.__mro__):
+        if not (own := base.__dict__.get("__annotations__")):
+            continue
+        try:
+            resolved = get_type_hints(base, include_extras=True)
+        except Exception:  # names that exist for type checkers only, in forms of any kind
+            continue
+        hints.update({name: resolved[name] for name in own})
+    return hints
+
+
+def without_extras(annotation: Any) -> Any:
+    """Return what a parser has to take for the field."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation

@@ -13,6 +13,9 @@ from loopwright.errors import ArgumentError
 class Choice(StrEnum):
     """Base of the sets: takes the word, a member, or the member of another library's Enum with the same word."""
 
+    def __repr__(self) -> str:
+        return repr(self.value)  # in messages and when arguments are printed: what the user writes
+
     @classmethod
     def honoured(cls) -> tuple[Self, ...]:
         """Return the members that Loopwright can do; the others exist to be refused with advice."""
@@ -21,7 +24,7 @@ class Choice(StrEnum):
     @classmethod
     def describe_allowed(cls, value: Any) -> str:
         """Return what may be given instead of `value`, with the nearest word if there is a near one."""
-        return f"one of {', '.join(repr(str(member)) for member in cls.honoured())}{suggest(value, cls)}"
+        return f"one of {', '.join(map(repr, cls.honoured()))}{suggest(value, cls)}"
 
     @classmethod
     def _missing_(cls, value: object) -> Self:

@@ -11,7 +11,7 @@ import math
 import os
 import types
 from collections.abc import Callable
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from loopwright.arguments.choices import Choice
 
@@ -28,6 +28,9 @@ def convert(value: Any, annotation: Any) -> Any:
     Raises:
         UnfitError: it is none of the union's types and can't be made one.
     """
+    if get_origin(annotation) is Annotated:
+        plain, kept_as = get_args(annotation)
+        annotation = kept_as | None if type(None) in get_args(plain) else kept_as
     members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     if value is None and types.NoneType in members:
         return None

@@ -10,10 +10,12 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, cast
 
+from loopwright.arguments.annotations import resolved_hints
 from loopwright.arguments.choices import Choice
 from loopwright.arguments.conversion import UnfitError, convert
+from loopwright.arguments.fields import ArgumentFields
 from loopwright.arguments.limits import LIMITS
 from loopwright.arguments.masking import is_secret, mask
 from loopwright.arguments.refusals import REFUSALS, asks_for_nothing, refuse, refuse_choice
@@ -82,11 +84,12 @@ def _convert(name: str, value: Any, annotation: Any) -> Any:
 
 @functools.cache
 def _fields(owner: type) -> dict[str, tuple[Any, Any]]:
-    """Return default (or its factory) and resolved annotation of each field."""
-    hints = _hints(owner)
+    """Return default (or its factory) and type of each field; Any for fields that a class of the user's adds."""
+    hints = resolved_hints(owner)
+    ours = resolved_hints(ArgumentFields)
     return {
-        field.name: (_default(field), hints.get(field.name, Any))
-        for field in dataclasses.fields(owner)  # type: ignore[arg-type]  # it is a dataclass
+        field.name: (_default(field), hints.get(field.name, Any) if field.name in ours else Any)
+        for field in dataclasses.fields(cast("type[ArgumentFields]", owner))
     }
 
 
@@ -94,15 +97,3 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory
     return None if field.default is dataclasses.MISSING else field.default
-
-
-def _hints(owner: type) -> dict[str, Any]:
-    """Return the annotations of `owner` and its bases; without those that a class of the user's can't resolve."""
-    hints: dict[str, Any] = {}
-    for base in reversed(owner.__mro__):
-        try:
-            own = get_type_hints(base)
-        except Exception:  # names that exist for type checkers only, in forms of any kind
-            continue
-        hints.update({name: own[name] for name in base.__dict__.get("__annotations__", {})})
-    return hints

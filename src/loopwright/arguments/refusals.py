@@ -36,7 +36,9 @@ _LENGTHS = Refusal("this version groups nothing by length; give the Trainer a ge
 # Refused at any value but the default.
 REFUSALS: dict[str, Refusal] = {
     "accelerator_config": _NO_ACCELERATE,
-    "auto_find_batch_size": Refusal("set per_device_train_batch_size, and gradient_accumulation_steps to make up for it"),
+    "auto_find_batch_size": Refusal(
+        "set per_device_train_batch_size, and gradient_accumulation_steps to make up for it"
+    ),
     "ddp_backend": _ONE_PROCESS,
     "ddp_broadcast_buffers": _ONE_PROCESS,
     "ddp_bucket_cap_mb": _ONE_PROCESS,
@@ -111,7 +113,7 @@ def refuse(name: str, value: Any) -> UnsupportedArgument:
 def refuse_choice(name: str, value: Choice) -> UnsupportedArgument:
     """Return the error for a choice that is not honoured."""
     return UnsupportedArgument(
-        f"{name}={str(value)!r} is not supported: expected {value.describe_allowed(value)}, or {REFUSED_CHOICES[name]}"
+        f"{name}={value!r} is not supported: expected {value.describe_allowed(value)}, or {REFUSED_CHOICES[name]}"
     )
 
 

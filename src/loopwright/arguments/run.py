@@ -38,7 +38,7 @@ class RunArguments:
     callback_errors: CallbackErrors | str = "raise"
     """What to do when a callback of yours raises: "raise" ends the run, "disable" goes on without that callback."""
 
-    debug: str | list[str] = ""
+    debug: str = ""
     """Refused: debug modes of transformers."""
 
     skip_memory_metrics: bool = True

@@ -93,7 +93,7 @@ class ObservedList(list[Any]):
         super().__delitem__(index)
         self._on_change()
 
-    def __iadd__(self, items: Iterable[Any]) -> ObservedList:  # type: ignore[override,misc]
+    def __iadd__(self, items: Iterable[Any]) -> ObservedList:  # type: ignore[misc]
         super().__iadd__(items)
         self._on_change()
         return self

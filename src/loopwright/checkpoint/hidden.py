@@ -4,7 +4,7 @@
     .checkpoint-<step>.<host>-<pid>.old     replaced by a newer one of its name, about to be removed
     .checkpoint-<step>.<host>-<pid>.gone    rotated out, about to be removed
 
-A directory is named `checkpoint-<step>` only while it is whole: a rename, which a kill can't halve, makes it so and ends it.
+A directory is named `checkpoint-<step>` only while it is whole: a rename, which no kill halves, begins and ends that.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def remove_tree(path: Path) -> None:
 
 
 def clear_leftovers(output_dir: Path | str) -> None:
-    """Remove what killed processes left in `output_dir`, but give a checkpoint its name back that was about to be replaced.
+    """Remove what killed processes left in `output_dir`.
 
+    A checkpoint that was being replaced, and has no successor yet, gets its name back.
     Call it before looking for a checkpoint to resume from; every save begins with it.
     """
     for path in sorted(Path(output_dir).glob(f".{PREFIX_CHECKPOINT_DIR}-*")):
@@ -85,11 +86,18 @@ def clear_leftovers(output_dir: Path | str) -> None:
             continue
         checkpoint = path.with_name(match["name"])
         if match["purpose"] == "old" and not checkpoint.exists():
-            # The kill came between the two renames of a replacement.
-            path.rename(checkpoint)
-            sync_directory(checkpoint.parent)
+            _reinstate(path, checkpoint)
         else:
             remove_tree(path)
+
+
+def _reinstate(hidden: Path, checkpoint: Path) -> None:
+    """Undo the first of a replacement's two renames, after a kill came before the second."""
+    try:
+        hidden.rename(checkpoint)
+        sync_directory(checkpoint.parent)
+    except OSError as error:
+        logger.warning("could not rename %s to %s: %s", hidden, checkpoint, error)
 
 
 def _is_abandoned(path: Path, host: str, pid: int) -> bool:

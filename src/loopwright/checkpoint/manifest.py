@@ -1,4 +1,4 @@
-"""Write and read `manifest.json`: what files a checkpoint consists of, how large they are, and the digests of their bytes.
+"""Write and read `manifest.json`: which files a checkpoint consists of, how large they are, and their digests.
 
     {"format": 1, "algorithm": "sha256", "written_at": 1700000000.0,
      "files": {"model.safetensors": {"size": 12, "digest": "..."}, ...},
@@ -34,7 +34,7 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a checkpoint consists of: its files by path (relative, with slashes), and when they were written (Unix time)."""
+    """What a checkpoint consists of: its files by relative path, with slashes, and the Unix time of writing."""
 
     files: dict[str, FileRecord]
     written_at: float

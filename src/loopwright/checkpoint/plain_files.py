@@ -16,7 +16,7 @@ import torch
 
 from loopwright.errors import CheckpointDamaged, CheckpointError
 
-_reconstruct = np.empty(0).__reduce__()[0]  # private in NumPy, and moved between its versions 1 and 2
+_reconstruct: Any = np.empty(0).__reduce__()[0]  # private in NumPy, and moved between its versions 1 and 2
 
 
 def numpy_arrays_allowed() -> AbstractContextManager[None]:
@@ -43,8 +43,8 @@ def save_plain(value: Any, file: Path) -> None:
         torch.save(_plain(value), stream)
     if foreign := torch.serialization.get_unsafe_globals_in_checkpoint(file):
         raise CheckpointError(
-            f"{file.name} would hold {', '.join(sorted(foreign))}, which can't be read back without executing a pickle: "
-            f"only tensors and plain values (numbers, text, lists, dicts) can be saved"
+            f"{file.name} would hold {', '.join(sorted(foreign))}: only tensors and plain values (numbers, text, "
+            "lists, dicts) can be read back without executing a pickle"
         )
 
 
@@ -58,7 +58,7 @@ def load_plain(file: Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointDamaged(
-            f"{file} holds more than tensors and plain values, or is damaged: reading it would mean executing what it says"
+            f"{file} is damaged, or holds what only executing it could read: more than tensors and plain values"
         ) from error
     except Exception as error:  # whatever a damaged file makes the readers of zip, pickle and storages stumble over
         raise CheckpointDamaged(f"{file} can't be read: {type(error).__name__}: {first_line(error)}") from error

@@ -1,6 +1,7 @@
 """Read a checkpoint's parts back, ours or transformers', without ever executing what a file says.
 
-Digests are `verify`'s business. Here a damaged file ends in a CheckpointDamaged that names it, not in a traceback from inside torch.
+Digests are `verify`'s business. Here a damaged file ends in a CheckpointDamaged that names it, not in a traceback from
+inside torch.
 """
 
 from __future__ import annotations
@@ -136,11 +137,11 @@ def _names_differ(own: dict[str, Any], state: dict[str, Any]) -> bool:
     return bool(state.keys() - own.keys()) or bool(own.keys() - state.keys() - _tied_to_present(own, state))
 
 
-def _read_converted(model: nn.Module, directory: Path) -> dict[str, Any] | None:
-    """Let the model's class read its own files: some of transformers' models save under other names than they train with."""
+def _read_converted(model: Any, directory: Path) -> dict[str, Any] | None:
+    """Let the model's class read its own files: some of transformers' models save under other names."""
     try:
         with torch.random.fork_rng(devices=[]):  # building the second model must not move the run's random numbers
-            reloaded = model.from_pretrained(str(directory), local_files_only=True)
+            reloaded = type(model).from_pretrained(str(directory), local_files_only=True)
         state: dict[str, Any] = reloaded.state_dict()
     except Exception as error:  # then the names that differ are reported
         logger.info("%s.from_pretrained could not read %s: %s", type(model).__name__, directory, first_line(error))

@@ -21,15 +21,16 @@ def rotate(
 ) -> list[Path]:
     """Delete this run's oldest checkpoints until `limit` of them are left; return those deleted.
 
-    Never deleted, even if more than `limit` are left then: the newest, the newest whole one, the best, and those in `keep`. So `limit=1`
-    leaves two when the best isn't the newest, as in transformers. Checkpoints of other runs are neither deleted nor counted.
+    Never deleted, even if more than `limit` are left then: the newest, the newest whole one, the best, and those in
+    `keep`. So `limit=1` leaves two when the best isn't the newest, as in transformers. Checkpoints of other runs are
+    neither deleted nor counted.
 
     Arguments:
         output_dir: Where the checkpoints are.
         limit: How many to leave; None or 0 deletes none.
         run_id: The run's own, as in the "run_id" of each checkpoint's `loopwright_state.json`.
         best: The path of the best one.
-        keep: Paths not to touch: the one just written (which is then taken for whole without being read), and those in use.
+        keep: Paths not to touch: those in use, and the one just written, which is taken for whole without being read.
     """
     if limit is None or limit <= 0:
         return []
@@ -53,7 +54,7 @@ def _is_of_run(checkpoint: Path, run_id: str) -> bool:
 
 
 def _age(checkpoint: Path) -> tuple[float, int]:
-    """Return the sort key, oldest first: when it was written, for a run that resumed further back writes lower steps later."""
+    """Return the key that sorts the oldest first: a run that was taken further back writes lower steps later."""
     try:
         written_at = read_manifest(checkpoint).written_at
     except CheckpointError:

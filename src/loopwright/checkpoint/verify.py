@@ -1,7 +1,8 @@
 """Tell whole checkpoints from damaged ones, and say which file is wrong and how.
 
 A checkpoint of ours is whole when every file of its manifest is there with its size and digest, and no file that a
-resume would read is there without. One of transformers has no manifest: it counts as whole, unverified, when it can be opened.
+resume would read is there without. One of transformers has no manifest: it counts as whole, though unverified, when it
+can be opened.
 """
 
 from __future__ import annotations

@@ -60,13 +60,14 @@ def write_state(model: nn.Module | Mapping[str, Any], directory: Path) -> None:
     """Write the model's state dict, in place of one that is there, whether or not the model could save itself."""
     state = unwrap_model(model).state_dict() if isinstance(model, nn.Module) else model
     if all(_fits_safetensors(value) for value in state.values()):
-        _write_safetensors(state, directory / WEIGHTS_NAME)
-        replaced = WEIGHTS_NAMES[1:]
+        written = WEIGHTS_NAME
+        _write_safetensors(state, directory / written)
     else:
-        save_plain(dict(state), directory / PICKLED_WEIGHTS_NAME)
-        replaced = WEIGHTS_NAMES[:2]
-    for name in replaced:  # of an earlier save_model: the reader might take it for the newer one
-        (directory / name).unlink(missing_ok=True)
+        written = PICKLED_WEIGHTS_NAME
+        save_plain(dict(state), directory / written)
+    for name in WEIGHTS_NAMES:  # one left by an earlier save_model might be taken for the newer
+        if name != written:
+            (directory / name).unlink(missing_ok=True)
 
 
 def read_weights(directory: Path, names: Collection[str]) -> dict[str, Any]:

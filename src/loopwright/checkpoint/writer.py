@@ -60,12 +60,13 @@ def _write_files(snapshot: Snapshot, directory: Path) -> None:
         OPTIMIZER_NAME: snapshot.optimizer,
         SCHEDULER_NAME: snapshot.scheduler,
         SCALER_NAME: snapshot.scaler,
-        RANDOMNESS_NAME: snapshot.randomness,
     }
-    with numpy_arrays_allowed():
-        for name, state in states.items():
-            if state is not None:
-                save_plain(state, directory / name)
+    for name, state in states.items():
+        if state is not None:
+            save_plain(state, directory / name)
+    if snapshot.randomness is not None:
+        with numpy_arrays_allowed():
+            save_plain(snapshot.randomness, directory / RANDOMNESS_NAME)
     texts = {
         TRAINER_STATE_NAME: snapshot.trainer_state.to_json(),
         LOOPWRIGHT_STATE_NAME: json.dumps(snapshot.loopwright_state, indent=2) + "\n",
@@ -112,7 +113,7 @@ def _publish(scratch: Path, checkpoint: Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what went wrong, preferring the operating system's words: torch reports a full disk as "unexpected pos"."""
+    """Return what went wrong, in the system's words if it has any: torch reports a full disk as "unexpected pos"."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

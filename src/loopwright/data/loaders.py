@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Collate = Callable[[list[Any]], Any]
 OnSkip = Callable[[int, int], None]
 
-_SKIP_REPORTS = 100
+_SKIP_REPORTS = 10
 
 
 class SeededLoader(DataLoader[Any]):
@@ -106,7 +106,7 @@ def iterate_from(loader: Iterable[Any], num_batches_to_skip: int, *, on_skip: On
     Arguments:
         loader: A `DataLoader`, or any iterable of batches.
         num_batches_to_skip: The position.
-        on_skip: Called as `on_skip(done, total)` about a hundred times while batches are thrown away.
+        on_skip: Called as `on_skip(done, total)` about ten times while batches are thrown away.
 
     Raises:
         DataError: the epoch has fewer batches.
@@ -149,7 +149,7 @@ def num_examples(loader: Any, *, batch_size: int | None = None) -> int:
 def find_batch_size(batch: Any) -> int | None:
     """Return the first dimension of the first tensor or array in `batch` that has one; None if there is none."""
     if isinstance(batch, (torch.Tensor, np.ndarray)):
-        return batch.shape[0] if batch.ndim else None
+        return int(batch.shape[0]) if batch.ndim else None
     if isinstance(batch, dict) or isinstance(batch, Mapping):  # noqa: SIM101 -- dict first: it is 10 times as fast
         batch = batch.values()
     elif not isinstance(batch, (list, tuple)):
@@ -195,19 +195,20 @@ def _can_pin_memory() -> bool:
 
 def _iterate_indices_from(loader: DataLoader[Any], num_batches: int, on_skip: OnSkip | None) -> Iterator[Any]:
     batch_sampler = loader.batch_sampler
+    name = "sampler" if batch_sampler is None else "batch_sampler"
+    source = getattr(loader, name)
+    if has_length(source) and num_batches > len(source):
+        raise too_few_batches(num_batches, len(source))
     if type(batch_sampler) is BatchSampler and isinstance(sampler := batch_sampler.sampler, EpochSampler):
-        if num_batches > len(batch_sampler):
-            raise too_few_batches(num_batches, len(batch_sampler))
         sampler.skip(min(num_batches * batch_sampler.batch_size, len(sampler)))
         return iter(loader)
     # A copy of the loader that knows the place; the original, its guard against changed samplers and its persistent
     # workers are left alone. Later epochs iterate the original.
-    name = "sampler" if batch_sampler is None else "batch_sampler"
-    indices = BeginLater(getattr(loader, name), num_batches)
+    indices = BeginLater(source, num_batches)
     resumed = copy.copy(loader)
     vars(resumed).update({name: indices, "_iterator": None})
     batches = iter(resumed)
-    if indices.is_pending:  # this class iterates in a way of its own, or not before the first batch is asked for
+    if not indices.was_asked:  # this class iterates in a way of its own, or not before the first batch is asked for
         return _replay(loader, num_batches, on_skip)
     return batches
 

@@ -49,43 +49,46 @@ class EpochSampler(Sampler[int]):
         self._start = num_examples
 
     def __iter__(self) -> Iterator[int]:
+        # A generator on purpose: a DataLoader with workers makes two iterators and reads only the second, so that
+        # the position must fall with the first index read, not before.
         start, self._start = self._start, 0
         if not self.shuffle:
-            return iter(range(start, self.num_examples))
+            yield from range(start, self.num_examples)
+            return
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.num_examples, generator=generator, device="cpu")
-        return self._as_ints(order[start:])
-
-    def _as_ints(self, order: torch.Tensor) -> Iterator[int]:
-        for begin in range(0, len(order), _INDICES_AT_ONCE):
-            yield from order[begin : begin + _INDICES_AT_ONCE].tolist()
+        for first in range(start, self.num_examples, _INDICES_AT_ONCE):
+            yield from order[first : first + _INDICES_AT_ONCE].tolist()
 
     def __len__(self) -> int:
         return self.num_examples
 
 
 class BeginLater(Generic[_T]):
-    """Stands in for any sampler or batch sampler; its first pass leaves out the first items, later ones don't.
+    """Stands in for any sampler or batch sampler for the rest of one epoch, leaving out its first items.
 
-    Items are stepped over as indices: no example is loaded for them. A DataError says that there are too few.
+    Items are stepped over as indices, no example being loaded for them, when the first of the rest is asked for. A
+    DataError says that there are too few.
 
     Arguments:
         source: The sampler or batch sampler.
-        num_skipped: How many of its items the first pass leaves out.
+        num_skipped: How many of its items to leave out.
     """
 
     def __init__(self, source: Iterable[_T], num_skipped: int) -> None:
         self.source = source
         self.num_skipped = num_skipped
-        self.is_pending = True
+        self.was_asked = False
 
     def __iter__(self) -> Iterator[_T]:
-        items = iter(self.source)
-        if self.is_pending:
-            self.is_pending = False
-            if (found := step_over(items, self.num_skipped)) < self.num_skipped:
-                raise too_few_batches(self.num_skipped, found)
-        return items
+        self.was_asked = True
+        # The source is asked as often as it would be without us, and read as often: its random state may count that.
+        return self._rest(iter(self.source))
+
+    def _rest(self, items: Iterator[_T]) -> Iterator[_T]:
+        if (found := step_over(items, self.num_skipped)) < self.num_skipped:
+            raise too_few_batches(self.num_skipped, found)
+        yield from items
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]  # asked only where the source has a length

@@ -81,6 +81,7 @@ def extract_loss(outputs: Any, inputs: Any) -> torch.Tensor:
     Raises:
         DataError: there is none.
     """
+    loss: torch.Tensor | None
     if isinstance(outputs, Mapping):
         loss = outputs.get("loss")
     elif isinstance(outputs, torch.Tensor):
@@ -139,4 +140,5 @@ class LabelSmoother:
         on_label = -(picked * counts).sum()
         on_all = -(log_probabilities.sum(-1, dtype=torch.float32) * counts).sum() / logits.shape[-1]
         num_items = counts.sum() if num_items_in_batch is None else num_items_in_batch
-        return ((1 - self.epsilon) * on_label + self.epsilon * on_all) / num_items
+        loss: torch.Tensor = ((1 - self.epsilon) * on_label + self.epsilon * on_all) / num_items
+        return loss

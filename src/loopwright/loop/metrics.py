@@ -1,13 +1,16 @@
-"""Name, clean and compare metrics."""
+"""Name, clean, compare, show and save metrics."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from loopwright._support.files import write_text_atomically
 from loopwright.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -83,3 +86,24 @@ def _format(key: str, value: Any) -> Any:
         hours, minutes = divmod(int(minutes), 60)
         return f"{hours}:{minutes:02d}:{seconds:05.2f}"
     return round(value, 4) if isinstance(value, float) else value
+
+
+def metrics_table(split: str, formatted: dict[str, Any]) -> str:
+    """Return a table of formatted metrics, a line each under a heading."""
+    width = max((len(key) for key in formatted), default=0)
+    lines = [f"  {key:<{width}} = {formatted[key]}" for key in sorted(formatted)]
+    return "\n".join([f"***** {split} metrics *****", *lines])
+
+
+def save_results(directory: Path, split: str, metrics: dict[str, float], *, combined: bool) -> None:
+    """Write `<split>_results.json` into `directory`; with `combined` add the metrics to `all_results.json` too."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_json(directory / f"{split}_results.json", metrics)
+    if combined:
+        everything = directory / "all_results.json"
+        before = json.loads(everything.read_text(encoding="utf-8")) if everything.exists() else {}
+        _write_json(everything, {**before, **metrics})
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    write_text_atomically(path, json.dumps(values, indent=4, sort_keys=True) + "\n")

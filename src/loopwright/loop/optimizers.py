@@ -98,25 +98,27 @@ def optimizer_class_and_kwargs(
     """Return the class that `args.optim` names, and its keywords.
 
     Arguments:
-        args: `optim`, `optim_args`, `learning_rate`, `adam_beta1`, `adam_beta2` and `adam_epsilon` are read.
+        args: `optim`, `optim_args`, `learning_rate`, `weight_decay`, `adam_beta1`, `adam_beta2`, `adam_epsilon` are read.
         model: Not used by any of these optimizers; taken for overrides written for transformers.
 
     Raises:
         UnsupportedArgument: an optimizer that Loopwright doesn't have.
-        ArgumentError: `optim_args` holds something that this optimizer can't use.
+        ArgumentError: `optim_args` holds something that this optimizer can't use, or a weight decay that isn't
+            `args.weight_decay`.
     """
     name = _plain(args.optim)
     choice = _CHOICES.get(name)
     if choice is None:
         raise UnsupportedArgument(
-            f"optim={name!r}: expected one of {', '.join(_CHOICES)}; any other optimizer can be handed to the Trainer as "
+            f"optim={name!r}: expected one of {', '.join(_CHOICES)}; hand any other optimizer to the Trainer as "
             "optimizers=(optimizer, None) or optimizer_cls_and_kwargs=(its class, its keywords)"
         )
     keywords: dict[str, Any] = {"lr": args.learning_rate, **choice.keywords}
     if choice.uses_adam:
         keywords.update(betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon)
-    keywords.update(_parse_optim_args(args.optim_args, name, choice.takes))
-    return choice.optimizer, keywords
+    parsed = _parse_optim_args(args.optim_args, name, choice.takes)
+    _refuse_second_decay(args, parsed)
+    return choice.optimizer, keywords | parsed
 
 
 def _parse_optim_args(text: str | None, optim: str, takes: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
@@ -140,9 +142,9 @@ def _parse_optim_args(text: str | None, optim: str, takes: Mapping[str, Callable
 def decay_parameter_names(model: nn.Module) -> list[str]:
     """Return the names of the parameters that weight decay is for.
 
-    That is all but biases and the weights of normalizations, which decay would only pull away from where the data puts
-    them: those of `LayerNorm` modules, and those whose name says so ("layernorm", "rmsnorm", or a part that is "norm" or
-    ends in "_norm"), in any case of letters. The model itself being a `LayerNorm` exempts nothing.
+    That is all but biases and the weights of normalizations: those of `LayerNorm` modules, and those whose name says so
+    ("layernorm", "rmsnorm", or a part that is "norm" or ends in "_norm"), in any case of letters. The model itself
+    being a `LayerNorm` exempts nothing.
     """
     exempt = tuple(
         f"{name}."
@@ -180,63 +182,61 @@ def build_optimizer(
     cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
     decayed_names: list[str] | None = None,
 ) -> torch.optim.Optimizer:
-    """Return the optimizer of `model`.
+    """Return the optimizer of `model`; unfused where torch can't fuse it for every parameter.
 
     Arguments:
         model: Whose parameters it updates.
         args: `weight_decay`, and unless `cls_and_kwargs` is given what `optimizer_class_and_kwargs` reads.
-        cls_and_kwargs: An optimizer class and its keywords. A keyword `params`, `model` or `optimizer_dict` is handed to
-            it in place of the parameter groups. What is no optimizer class counts as a factory: it is called without
+        cls_and_kwargs: An optimizer class and its keywords. A keyword `params`, `model` or `optimizer_dict` is handed
+            to it in place of the parameter groups. What is no optimizer class counts as a factory: it is called without
             arguments, and what that returns with the model and the keywords. The dictionary is not changed.
         decayed_names: Which parameters decay; by default `decay_parameter_names(model)`.
-
-    Raises:
-        ArgumentError: `optim_args` sets a weight decay other than `args.weight_decay`.
     """
-    if cls_and_kwargs is None:
-        optimizer_class, keywords = optimizer_class_and_kwargs(args, model)
-        _refuse_second_decay(args, keywords)
-        if keywords.get("fused") and not _can_fuse(model, optimizer_class):
-            keywords.pop("fused")
-    else:
-        optimizer_class, keywords = cls_and_kwargs[0], dict(cls_and_kwargs[1])
+    optimizer_class, given = optimizer_class_and_kwargs(args, model) if cls_and_kwargs is None else cls_and_kwargs
+    keywords = dict(given)
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
         made: torch.optim.Optimizer = optimizer_class()(model, **keywords)
         return made
+    if keywords.get("fused") and not _can_fuse(model, optimizer_class):
+        del keywords["fused"]
     replacements = [keywords.pop(key) for key in _PARAMETER_KEYWORDS if key in keywords]
     if replacements:
         return optimizer_class(replacements[-1], **keywords)
-    if cls_and_kwargs is not None:
-        _mention_unused_decay(args, keywords)
+    _mention_unused_decay(args, keywords)
     return optimizer_class(parameter_groups(model, args.weight_decay, decayed_names), **keywords)
 
 
-def _refuse_second_decay(args: TrainingArguments, keywords: Mapping[str, Any]) -> None:
+def _refuse_second_decay(args: TrainingArguments, parsed: Mapping[str, Any]) -> None:
     # Each group has its own weight_decay, so the optimizer's default, which this would set, is never looked at.
-    if keywords.get("weight_decay", args.weight_decay) != args.weight_decay:
+    if parsed.get("weight_decay", args.weight_decay) != args.weight_decay:
         raise ArgumentError(
-            f"optim_args={args.optim_args!r}: weight_decay would have no effect beside weight_decay={args.weight_decay!r} "
-            "of the arguments; set that one"
+            f"optim_args={args.optim_args!r}: its weight_decay would have no effect beside the argument "
+            f"weight_decay={args.weight_decay!r}; set that one"
         )
 
 
 def _mention_unused_decay(args: TrainingArguments, keywords: Mapping[str, Any]) -> None:
     decay = keywords.get("weight_decay", args.weight_decay)
     if decay != args.weight_decay:
-        message = "optimizer_cls_and_kwargs: weight_decay=%r has no effect (as in transformers), weight_decay=%r of the arguments has"
-        warn_once(logger, message % (decay, args.weight_decay))
+        warn_once(
+            logger,
+            f"optimizer_cls_and_kwargs: its weight_decay={decay!r} has no effect (nor in transformers); that of the "
+            f"arguments has, weight_decay={args.weight_decay!r}",
+        )
 
 
-def _can_fuse(model: nn.Module, optimizer_class: Any) -> bool:
+def _can_fuse(model: nn.Module, optimizer_class: type[torch.optim.Optimizer]) -> bool:
     """Return whether torch has fused kernels for all that is to be trained; where not, say once why."""
-    kinds = {(p.device, p.dtype) for p in model.parameters() if p.requires_grad}
+    if optimizer_class.__module__.partition(".")[0] != "torch":  # what `fused` means elsewhere is for that class to say
+        return True
+    kinds = {(parameter.device, parameter.dtype) for parameter in model.parameters() if parameter.requires_grad}
     for device, dtype in sorted(kinds, key=str):
         # Asked by trying: which devices and formats torch can fuse for changes with its versions, and it refuses at
         # the first step, not when the optimizer is made.
         probe = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))
         probe.grad = torch.zeros_like(probe)
         try:
-            optimizer_class([probe], fused=True).step()
+            optimizer_class([probe], fused=True).step()  # type: ignore[call-arg]  # torch's own, which have it
         except (RuntimeError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
             warn_once(logger, f"the optimizer runs unfused, torch can't fuse it for {dtype} on {device}: {reason}")

@@ -65,9 +65,7 @@ def _own_state(trainer: TrainingHooks, loop: TrainingLoop | None) -> dict[str, A
         "decisions": [str(decision) for decision in trainer.callback_handler.decisions],
     }
     if loop is not None:
-        own["position"] = vars(loop.position).copy()
-        own["loss_window"] = loop.window.state()
-        own["last_logged_step"] = loop.last_logged_step
+        own["loop"] = loop.state()
     return own
 
 
@@ -86,8 +84,8 @@ def position_in(directory: Path, global_step: int, plan: TrainingPlan, *, ignore
     own = load_loopwright_state(directory) or {}
     if ignore_data_skip:
         return Position(global_step // plan.steps_per_epoch)
-    if "position" in own:
-        return Position(**own["position"])
+    if "loop" in own:
+        return Position(**own["loop"]["position"])
     epoch, steps = divmod(global_step, plan.steps_per_epoch)
     return Position(epoch, steps * plan.accumulation)
 
@@ -113,9 +111,8 @@ def restore_loop(trainer: TrainingHooks, loop: TrainingLoop, directory: Path) ->
     if (scaler_state := load_scaler(directory)) is not None:
         trainer.precision.load_state_dict(scaler_state)
     own = load_loopwright_state(directory) or {}
-    if "loss_window" in own:
-        loop.window.load_state(own["loss_window"])
-        loop.last_logged_step = own["last_logged_step"]
+    if "loop" in own:
+        loop.load_state(own["loop"])
     randomness = load_randomness(directory)
     if randomness is not None:
         loop.after_fast_forward = lambda: restore_randomness(randomness)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loopwright.loop.loss import extract_logits
+from loopwright.loop.step import count_items_where_wanted
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
@@ -52,8 +53,8 @@ def predict_batch(
 
 
 def _loss_and_outputs(trainer: Any, model: torch.nn.Module, inputs: Any) -> tuple[torch.Tensor, Any]:
-    if trainer._takes_num_items:
-        num_items = trainer._count_items([inputs])
+    if trainer.compute_loss_takes_num_items:
+        num_items = count_items_where_wanted(trainer, [inputs])
         loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items)
     else:
         loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True)

@@ -71,6 +71,7 @@ class TrainingLoop:
         self.last_logged_step = trainer.state.global_step
         self.grad_norm: Any = None
         self.learning_rate: float | None = None
+        self.is_done = False
         self.ignore_keys_for_eval: list[str] | None = None
         self._parameters: list[torch.nn.Parameter] = []
 
@@ -83,6 +84,10 @@ class TrainingLoop:
         if args.eval_on_start:
             self.evaluate(steps_scheduler=False)
         first = self.position.epoch + int(self.position.epoch_ended)
+        # A finished run that is resumed has no step left; of its last epoch perhaps the end.
+        self.is_done = trainer.state.global_step >= self.plan.max_steps
+        if self.is_done and self.position.epoch_ended:
+            return
         for epoch in range(first, self.plan.num_epochs):
             if epoch != self.position.epoch or self.position.epoch_ended:
                 self.position = Position(epoch)
@@ -97,18 +102,23 @@ class TrainingLoop:
         batches = self._fast_forwarded()
         # Taken anew each epoch: callbacks freeze and unfreeze, and may add modules.
         self._parameters = list(trainer.model.parameters())
-        while self.position.batches < self.plan.batches_per_epoch:
+        cut_short = False
+        while not self.is_done and self.position.batches < self.plan.batches_per_epoch:
             wanted = min(self.plan.accumulation, self.plan.batches_per_epoch - self.position.batches)
             group, num_items = trainer.get_batch_samples(batches, wanted, trainer.args.device)
             if not group:
                 break
             self.run_update(group, num_items)
-            if trainer.control.should_epoch_stop or trainer.control.should_training_stop:
+            if trainer.control.should_epoch_stop:
                 break
-        if self.position.batches == 0:
+            # An epoch that a stop of the whole training cuts short goes on when the run is resumed.
+            cut_short = trainer.control.should_training_stop and self.position.batches < self.plan.batches_per_epoch
+            if trainer.control.should_training_stop:
+                break
+        if self.position.batches == 0 and not self.is_done:
             logger.warning("an epoch without a single batch: training stops at step %d", trainer.state.global_step)
             trainer.control.should_training_stop = True
-        self.position.epoch_ended = True
+        self.position.epoch_ended = not cut_short
         trainer.control = trainer.callback_handler.on_epoch_end(trainer.args, trainer.state, trainer.control)
         self.act()
 
@@ -194,12 +204,28 @@ class TrainingLoop:
         """Make the log line of the steps since the last one."""
         logs = self.window.close()
         if self.grad_norm is not None:
-            is_tensor = isinstance(self.grad_norm, torch.Tensor)
-            logs["grad_norm"] = self.grad_norm.item() if is_tensor else self.grad_norm
+            logs["grad_norm"] = float(self.grad_norm)
         learning_rate = self.learning_rate
         logs["learning_rate"] = self.trainer.optimizer.param_groups[0]["lr"] if learning_rate is None else learning_rate
         self.last_logged_step = self.trainer.state.global_step
         self.trainer.log(logs, self.start_time)
+
+    def state(self) -> dict[str, Any]:
+        """Return where this loop is, JSON-able and exact, for a checkpoint."""
+        return {
+            "position": vars(self.position).copy(),
+            "loss_window": self.window.state(),
+            "last_logged_step": self.last_logged_step,
+            "grad_norm": None if self.grad_norm is None else float(self.grad_norm),
+            "learning_rate": self.learning_rate,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned; the position was given at construction."""
+        self.window.load_state(state["loss_window"])
+        self.last_logged_step = state["last_logged_step"]
+        self.grad_norm = state["grad_norm"]
+        self.learning_rate = state["learning_rate"]
 
     def evaluate(self, *, steps_scheduler: bool = True) -> dict[str, float]:
         """Evaluate, and let a scheduler that waits for a metric have it."""

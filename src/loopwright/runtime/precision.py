@@ -128,7 +128,8 @@ def apply_tf32(flag: bool | None, device: torch.device) -> None:
         if flag:
             raise ArgumentError(f"tf32=True: expected an NVIDIA GPU of the Ampere generation or newer, found {device}")
         return
-    # Not through the newer `fp32_precision`: with it, get_float32_matmul_precision() raises, and torch.compile calls it.
+    # Not through the newer `fp32_precision`: it makes torch.get_float32_matmul_precision() raise, which torch.compile
+    # calls.
     torch.backends.cuda.matmul.allow_tf32 = flag
     torch.backends.cudnn.allow_tf32 = flag
 

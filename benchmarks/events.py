@@ -1,0 +1,34 @@
+"""What it costs to fire one event, timed in a worker: what is left when there is no training around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from timeit import repeat
+
+from benchmarks.implementations import IMPLEMENTATIONS
+
+_CALLS = 20_000
+_REPEATS = 7
+
+
+class Plain:
+    """The yardstick: a method of an object, called by hand with what an event is called with."""
+
+    def on_event(self, args: object, state: object, control: object, **kwargs: object) -> None:
+        """Do nothing."""
+
+
+def plain_call() -> float:
+    """Return the microseconds of a plain method call."""
+    plain, args, state, control = Plain(), object(), object(), object()
+    return _microseconds(lambda: plain.on_event(args, state, control))
+
+
+def event_call(implementation: str, num_listening: int) -> float:
+    """Return the microseconds of an event that `num_listening` callbacks of `implementation` answer."""
+    return _microseconds(IMPLEMENTATIONS[implementation].load().make_event(num_listening))
+
+
+def _microseconds(call: Callable[[], object]) -> float:
+    # The least of several: whatever disturbs so short a thing only adds.
+    return min(repeat(call, number=_CALLS, repeat=_REPEATS)) / _CALLS * 1e6

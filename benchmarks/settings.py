@@ -1,0 +1,55 @@
+"""What differs between two cases of a benchmark. No torch here: the parent process needs none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One case.
+
+    Arguments:
+        workload: Name of the model and its data (see `workloads.py`).
+        log_every: Write a log line (mean loss, gradient norm, learning rate) every so many steps.
+        bar: Show a progress bar. The bare loop never has one.
+        accumulation: Micro-batches per step.
+        idle_callbacks: Callbacks that override nothing, besides the library's defaults.
+        listening_callbacks: Callbacks that override the end of a step, and count.
+        shuffle: Draw the examples in random order.
+    """
+
+    workload: str = "mlp1"
+    log_every: int = 100
+    bar: bool = True
+    accumulation: int = 1
+    idle_callbacks: int = 0
+    listening_callbacks: int = 0
+    shuffle: bool = True
+
+    def __str__(self) -> str:
+        parts = [
+            f"log every {self.log_every}",
+            "bar" if self.bar else "no bar",
+            f"accumulation {self.accumulation}" if self.accumulation > 1 else "",
+            f"{self.idle_callbacks} idle callbacks" if self.idle_callbacks else "",
+            f"{self.listening_callbacks} counting callbacks" if self.listening_callbacks else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked of a suite.
+
+    Arguments:
+        implementations: Names of those to run, the bare loop first.
+        num_rounds: Rounds; None for the suite's own number.
+        full: Run all cases, not the standard ones alone.
+        round_seconds: About how long a round of the bare loop lasts.
+    """
+
+    implementations: tuple[str, ...]
+    num_rounds: int | None = None
+    full: bool = False
+    round_seconds: float = 1.0

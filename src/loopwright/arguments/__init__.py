@@ -1,0 +1,31 @@
+"""What a training is asked to do: `TrainingArguments`, one file for each topic of arguments."""
+
+from loopwright.arguments.choices import (
+    CallbackErrors,
+    HubStrategy,
+    IntervalStrategy,
+    LogLevel,
+    OptimizerNames,
+    ParallelMode,
+    SamplingStrategy,
+    SaveStrategy,
+    SchedulerType,
+    StartMethod,
+    TokenCount,
+)
+from loopwright.arguments.training_arguments import TrainingArguments
+
+__all__ = [
+    "CallbackErrors",
+    "HubStrategy",
+    "IntervalStrategy",
+    "LogLevel",
+    "OptimizerNames",
+    "ParallelMode",
+    "SamplingStrategy",
+    "SaveStrategy",
+    "SchedulerType",
+    "StartMethod",
+    "TokenCount",
+    "TrainingArguments",
+]

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from loopwright.checkpoint import (
+    Snapshot,
+    find_damage,
+    load_loopwright_state,
+    load_model_weights,
+    load_optimizer,
+    load_randomness,
+    load_scaler,
+    load_scheduler,
+    load_trainer_state,
+    write_checkpoint,
+)
+from loopwright.errors import CheckpointError
+from loopwright.state import TrainerState
+
+
+def same(left: Any, right: Any) -> bool:
+    """Return whether two nests of tensors, arrays and values are equal, types included."""
+    if isinstance(left, torch.Tensor | np.ndarray):
+        return type(left) is type(right) and left.dtype == right.dtype and bool((left == right).all())
+    if isinstance(left, dict):
+        return isinstance(right, dict) and left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+    if isinstance(left, list | tuple):
+        return type(left) is type(right) and len(left) == len(right) and all(map(same, left, right))
+    return type(left) is type(right) and bool(left == right)
+
+
+def test_everything_written_is_read_back_exactly(tmp_path: Path, make_snapshot: Any) -> None:
+    snapshot = make_snapshot(10)
+    path = write_checkpoint(snapshot, tmp_path / "deep" / "run")
+    assert path == tmp_path / "deep" / "run" / "checkpoint-10"
+    assert {file.name for file in path.iterdir()} == {
+        "model.safetensors",
+        "optimizer.pt",
+        "scheduler.pt",
+        "scaler.pt",
+        "rng_state.pth",
+        "trainer_state.json",
+        "loopwright_state.json",
+        "training_args.json",
+        "manifest.json",
+    }
+    assert find_damage(path) == []
+    assert same(load_optimizer(path), snapshot.optimizer)
+    assert same(load_scheduler(path), snapshot.scheduler)
+    assert same(load_scaler(path), snapshot.scaler)
+    assert same(load_randomness(path), snapshot.randomness)
+    assert load_trainer_state(path) == snapshot.trainer_state
+    assert load_loopwright_state(path) == snapshot.loopwright_state
+    assert (path / "training_args.json").read_text() == snapshot.training_args_json
+    model = nn.Linear(4, 3)
+    load_model_weights(model, path)
+    assert same(dict(model.state_dict()), dict(snapshot.model.state_dict()))
+    assert [entry.name for entry in path.parent.iterdir()] == ["checkpoint-10"]
+
+
+def test_parts_that_are_none_have_no_file_and_load_as_none(tmp_path: Path, make_snapshot: Any) -> None:
+    path = write_checkpoint(make_snapshot(3, optimizer=None, scheduler=None, scaler=None, randomness=None), tmp_path)
+    assert find_damage(path) == []
+    assert load_optimizer(path) is load_scheduler(path) is load_scaler(path) is load_randomness(path) is None
+
+
+def test_a_state_dict_in_place_of_the_model_is_written_the_same(tmp_path: Path, make_snapshot: Any) -> None:
+    snapshot = make_snapshot(10)
+    whole = write_checkpoint(snapshot, tmp_path / "model")
+    given = write_checkpoint(make_snapshot(10, model=snapshot.model.state_dict()), tmp_path / "state")
+    assert (whole / "model.safetensors").read_bytes() == (given / "model.safetensors").read_bytes()
+
+
+def test_a_second_save_of_the_same_step_replaces_the_first(tmp_path: Path, make_snapshot: Any) -> None:
+    write_checkpoint(make_snapshot(10), tmp_path)
+    (tmp_path / "checkpoint-10" / "notes.txt").write_text("of the first")
+    path = write_checkpoint(make_snapshot(10, loopwright_state={"run_id": "second"}), tmp_path)
+    assert load_loopwright_state(path) == {"run_id": "second"}
+    assert find_damage(path) == []
+    assert not (path / "notes.txt").exists()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint-10"]
+
+
+class _Interrupted(nn.Linear):
+    """A model that fails when it is saved."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(4, 3)
+        self.error = error
+
+    def save_pretrained(self, directory: str) -> None:
+        Path(directory, "half.bin").write_bytes(b"half")
+        raise self.error
+
+
+def test_a_failed_save_leaves_nothing_and_names_the_checkpoint(tmp_path: Path, make_snapshot: Any) -> None:
+    older = write_checkpoint(make_snapshot(10), tmp_path)
+    error = OSError(errno.ENOSPC, "No space left on device")
+    for step in (10, 20):
+        with pytest.raises(CheckpointError, match=rf"checkpoint-{step} could not be saved: .*No space left") as caught:
+            write_checkpoint(make_snapshot(step, model=_Interrupted(error)), tmp_path)
+        assert caught.value.__cause__ is error
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint-10"]
+    assert find_damage(older) == []
+
+
+def test_ctrl_c_during_a_save_stays_ctrl_c_and_leaves_nothing(tmp_path: Path, make_snapshot: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(make_snapshot(20, model=_Interrupted(KeyboardInterrupt())), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_one_stands_when_the_new_one_cannot_take_its_name(
+    tmp_path: Path, make_snapshot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(make_snapshot(10), tmp_path)
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        write_checkpoint(make_snapshot(10, run_id="second"), tmp_path)
+    assert load_loopwright_state(tmp_path / "checkpoint-10")["run_id"] == "run-a"  # type: ignore[index]
+    assert find_damage(tmp_path / "checkpoint-10") == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint-10"]
+
+
+class _Custom:
+    """An object that only a pickle could build again."""
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "named"),
+    [
+        ("optimizer", {"state": {0: _Custom()}}, r"optimizer\.pt would hold .*_Custom"),
+        ("scheduler", {"function": np.mean}, r"scheduler\.pt would hold numpy"),
+        ("scheduler", {"array": np.ones(2)}, r"scheduler\.pt would hold .*numpy"),
+        ("loopwright_state", {"thing": _Custom()}, "not JSON serializable"),
+        ("trainer_state", TrainerState(log_history=[{"thing": _Custom()}]), "_Custom"),
+    ],
+)
+def test_what_could_not_be_read_back_is_refused_when_written(
+    tmp_path: Path, make_snapshot: Any, part: str, value: Any, named: str
+) -> None:
+    with pytest.raises(CheckpointError, match=named):
+        write_checkpoint(make_snapshot(10, **{part: value}), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_of_numpy_and_odd_dicts_become_plain_ones(tmp_path: Path, make_snapshot: Any) -> None:
+    from collections import Counter, OrderedDict, defaultdict
+
+    state = {
+        "best": np.float64(0.1),
+        np.int64(3): [np.float32(0.5), (np.bool_(True), None)],
+        "by_name": defaultdict(list, a=[1]),
+        "milestones": Counter([3, 3, 5]),
+        "ordered": OrderedDict(b=1, a=2),
+        "set": {1, 2},
+        "dtype": torch.bfloat16,
+    }
+    path = write_checkpoint(make_snapshot(10, scheduler=state), tmp_path)
+    loaded = load_scheduler(path)
+    assert loaded == state
+    assert loaded is not None and type(loaded["best"]) is float and type(loaded["by_name"]) is dict
+    assert type(loaded["milestones"]) is Counter and type(loaded["ordered"]) is OrderedDict
+
+
+def test_the_manifest_lists_every_file_of_a_processing_class_too(tmp_path: Path, make_snapshot: Any) -> None:
+    class Processor:
+        def save_pretrained(self, directory: str) -> None:
+            Path(directory, "vocabulary").mkdir()
+            Path(directory, "vocabulary", "words.txt").write_text("a b")
+
+    path = write_checkpoint(make_snapshot(10, processing_class=Processor()), tmp_path)
+    assert "vocabulary/words.txt" in json.loads((path / "manifest.json").read_text())["files"]
+    (path / "vocabulary" / "words.txt").write_text("a c")
+    assert find_damage(path) == ["vocabulary/words.txt: its content has changed since it was written"]
+
+
+_DISK_FULL = """
+import resource, sys
+from pathlib import Path
+import torch
+from loopwright.checkpoint import Snapshot, find_damage, write_checkpoint
+from loopwright.errors import CheckpointError
+from loopwright.state import TrainerState
+
+output_dir = Path(sys.argv[1])
+
+def snapshot(step, model, optimizer):
+    return Snapshot(step=step, model=model, optimizer=optimizer, trainer_state=TrainerState(global_step=step),
+                    loopwright_state={"run_id": "a"}, training_args_json="{}")
+
+small, large = {"w": torch.zeros(10)}, {"w": torch.zeros(100_000)}
+write_checkpoint(snapshot(1, small, small), output_dir)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+for step, model, optimizer in ((2, large, small), (3, small, large), (1, small, large)):
+    try:
+        write_checkpoint(snapshot(step, model, optimizer), output_dir)
+    except CheckpointError as error:
+        assert f"checkpoint-{step} could not be saved" in str(error) and "File too large" in str(error), error
+        assert error.__cause__ is not None
+    else:
+        raise AssertionError("the disk was not full")
+    assert [path.name for path in output_dir.iterdir()] == ["checkpoint-1"], list(output_dir.iterdir())
+    assert find_damage(output_dir / "checkpoint-1") == []
+write_checkpoint(snapshot(4, small, small), output_dir)
+"""
+
+
+def test_a_full_disk_fails_the_save_and_nothing_else(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _DISK_FULL, str(tmp_path / "run")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-1", "checkpoint-4"]
+
+
+def test_snapshots_name_their_parts() -> None:
+    with pytest.raises(TypeError):
+        Snapshot(1, {}, TrainerState(), {}, "{}")  # type: ignore[misc]

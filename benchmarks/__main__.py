@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,9 +31,7 @@ def main(  # noqa: PLR0913 -- a command line
     peers: Annotated[bool, typer.Option("--peers", help="Include every peer that is installed.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds per case; each suite has its own default.")] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Run all cases of a suite, not the standard ones alone.")
-    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Run all cases, not the standard ones alone.")] = False,
     seconds: Annotated[float, typer.Option(min=0.01, help="About how long a round of the bare loop lasts.")] = 1.0,
     list_all: Annotated[bool, typer.Option("--list", help="List suites, cases and implementations, and end.")] = False,
 ) -> None:
@@ -68,12 +67,16 @@ def _run(suites: list[str], options: Options, console: Console) -> dict[str, Any
     console.print(machine_lines(machine))
     results: dict[str, Any] = {"machine": machine, "suites": {}}
     for name in suites:
-        found = SUITES[name].run(options, lambda text, name=name: console.print(f"{name}: {text}", style="dim"))
+        found = SUITES[name].run(options, partial(_say, console, name))
         results["suites"][name] = found
         for table in SUITES[name].render(found):
             console.print(table)
     machine["load_after"] = round(os.getloadavg()[0], 2)
     return results
+
+
+def _say(console: Console, suite: str, text: str) -> None:
+    console.print(f"{suite}: {text}", style="dim", markup=False, highlight=False)
 
 
 def _print_list(console: Console) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from timeit import repeat
 
 from benchmarks.implementations import IMPLEMENTATIONS
+from benchmarks.recipe import check_counts
 
 _CALLS = 20_000
 _REPEATS = 7
@@ -14,19 +15,27 @@ _REPEATS = 7
 class Plain:
     """The yardstick: a method of an object, called by hand with what an event is called with."""
 
+    num_calls = 0
+
     def on_event(self, args: object, state: object, control: object, **kwargs: object) -> None:
-        """Do nothing."""
+        """Count. An empty method would be no fair listener: Loopwright doesn't call those."""
+        self.num_calls += 1
 
 
 def plain_call() -> float:
     """Return the microseconds of a plain method call."""
     plain, args, state, control = Plain(), object(), object(), object()
-    return _microseconds(lambda: plain.on_event(args, state, control))
+    microseconds = _microseconds(lambda: plain.on_event(args, state, control))
+    check_counts([plain], _CALLS * _REPEATS)
+    return microseconds
 
 
 def event_call(implementation: str, num_listening: int) -> float:
     """Return the microseconds of an event that `num_listening` callbacks of `implementation` answer."""
-    return _microseconds(IMPLEMENTATIONS[implementation].load().make_event(num_listening))
+    event, counting = IMPLEMENTATIONS[implementation].load().make_event(num_listening)
+    microseconds = _microseconds(event)
+    check_counts(counting, _CALLS * _REPEATS)
+    return microseconds
 
 
 def _microseconds(call: Callable[[], object]) -> float:

@@ -7,6 +7,7 @@ defaults of `TrainingArguments`, spelled out for those who have to be told.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,16 @@ def make_optimizer(job: Job) -> AdamW:
 def make_scheduler(job: Job, optimizer: Optimizer) -> LambdaLR:
     """Return a linear decay to zero."""
     return LambdaLR(optimizer, lambda step: max(0.0, (job.steps - step) / job.steps))
+
+
+def check_counts(counters: Iterable[Any], expected: int) -> None:
+    """Make sure that every counting callback was called: one that a library leaves out would look as if it were free.
+
+    Raises:
+        RuntimeError: `num_calls` of one isn't `expected`.
+    """
+    if wrong := [counter.num_calls for counter in counters if counter.num_calls != expected]:
+        raise RuntimeError(f"counting callbacks were called {wrong} times instead of {expected}")
 
 
 def collate(examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

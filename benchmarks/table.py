@@ -11,7 +11,7 @@ from rich.text import Text
 
 def make_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], caption: str | None = None) -> Table:
     """Return a table, its first column to the left, the others to the right."""
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    table = Table(title=Text(title), caption=Text(caption or ""), title_justify="left", caption_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in rows:

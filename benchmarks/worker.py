@@ -102,9 +102,7 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
     def _read_terminal(self, terminal: int) -> None:

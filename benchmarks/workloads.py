@@ -72,7 +72,9 @@ class Perceptron(TimedModel):
         self.layers = nn.Sequential(*hidden, nn.Linear(width, num_classes))
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.layers(inputs)
+        """Return (batch, classes)."""
+        logits: torch.Tensor = self.layers(inputs)
+        return logits
 
 
 class Block(nn.Module):
@@ -91,7 +93,8 @@ class Block(nn.Module):
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         hidden = hidden + self.project(mixed.transpose(1, 2).flatten(2))
-        return hidden + self.mlp(self.norm_mlp(hidden))
+        change: torch.Tensor = self.mlp(self.norm_mlp(hidden))
+        return hidden + change
 
 
 class Gpt(TimedModel):
@@ -105,7 +108,10 @@ class Gpt(TimedModel):
         self.register_buffer("index", torch.arange(length), persistent=False)
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.head(self.norm(self.blocks(self.tokens(inputs) + self.positions(self.index))))
+        """Return (batch, length, vocabulary)."""
+        hidden = self.blocks(self.tokens(inputs) + self.positions(self.index))
+        logits: torch.Tensor = self.head(self.norm(hidden))
+        return logits
 
 
 class Examples(Dataset[dict[str, torch.Tensor]]):

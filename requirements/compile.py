@@ -29,14 +29,15 @@ def compile_lock(extra: str, constraints: Path) -> None:
     lock = HERE / f"{extra}.lock"
     subprocess.run(
         [
-            *(Path(sys.executable).parent / "uv", "pip", "compile", "--quiet"),
-            *(ROOT / "pyproject.toml", "--extra", extra, HERE / "build.in"),
-            *("--constraints", constraints),
+            *(str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet"),
+            *("--extra", extra, str(ROOT / "pyproject.toml"), str(HERE / "build.in")),
+            *("--constraints", str(constraints)),
             # One version of each package for all: what is tested on one Python is what runs on another.
             *("--universal", "--fork-strategy", "fewest", "--python-version", lowest_python()),
             # The lock must read the same whatever mirror it was made with.
             *("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
-            *("--output-file", lock, *sys.argv[1:]),
+            *("--output-file", str(lock)),
+            *sys.argv[1:],
         ],
         check=True,
     )

@@ -74,7 +74,9 @@ def test_without_the_default_flow_nothing_is_logged_saved_or_evaluated(build, tm
     trainer = build(eval_data=make_data(4), eval_strategy="steps", save_strategy="steps", save_steps=2)
     trainer.remove_callback(DefaultFlowCallback)
     trainer.train()
-    assert [sorted(set(line) & {"loss", "eval_loss", "train_loss"}) for line in trainer.state.log_history] == [["train_loss"]]
+    assert [sorted(set(line) & {"loss", "eval_loss", "train_loss"}) for line in trainer.state.log_history] == [
+        ["train_loss"]
+    ]
     assert not list((tmp_path / "out").glob("checkpoint-*"))
     # Nothing says stop at max_steps, but the epochs end all the same.
     assert trainer.state.global_step == 10
@@ -198,7 +200,9 @@ def test_a_loss_function_gets_outputs_labels_and_the_number_of_items(build):
 
 
 def test_model_init_makes_the_model_anew_for_every_training(build, tmp_path):
-    args = TrainingArguments(str(tmp_path), max_steps=3, use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no")
+    args = TrainingArguments(
+        str(tmp_path), max_steps=3, use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no"
+    )
     trainer = Trainer(model_init=Classifier, args=args, train_dataset=make_data())
     first = trainer.train().training_loss
     assert trainer.train().training_loss == first

@@ -37,7 +37,7 @@ def train(job: Job) -> None:
         step += 1
         bar.update(1)
         if step % log_every == 0:
-            rate = scheduler.get_last_lr()[0]
+            rate = float(scheduler.get_last_lr()[0])
             mean = loss_sum.item() / num_micro_batches
             write_log_line(step, {"loss": mean, "grad_norm": norm.item(), "learning_rate": rate})
             loss_sum.zero_()

@@ -31,6 +31,6 @@ def train(job: Job) -> None:
         optimizer.zero_grad()
         step += 1
         if step % log_every == 0:
-            rate = scheduler.get_last_lr()[0]
+            rate = float(scheduler.get_last_lr()[0])
             write_log_line(step, {"loss": loss_sum.item() / log_every, "grad_norm": norm.item(), "learning_rate": rate})
             loss_sum.zero_()

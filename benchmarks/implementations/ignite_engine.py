@@ -10,7 +10,15 @@ from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from torch.nn.utils import clip_grad_norm_
 
-from benchmarks.recipe import MAX_GRAD_NORM, Job, make_loader, make_optimizer, make_scheduler, write_log_line
+from benchmarks.recipe import (
+    MAX_GRAD_NORM,
+    Job,
+    check_counts,
+    make_loader,
+    make_optimizer,
+    make_scheduler,
+    write_log_line,
+)
 
 
 def train(job: Job) -> None:
@@ -37,36 +45,41 @@ def train(job: Job) -> None:
         values = {
             "loss": sums["loss"].item() / log_every,
             "grad_norm": sums["grad_norm"].item(),
-            "learning_rate": scheduler.get_last_lr()[0],
+            "learning_rate": float(scheduler.get_last_lr()[0]),
         }
         write_log_line(engine.state.iteration // accumulation, values)
         sums["loss"].zero_()
 
     engine = Engine(update)
     engine.add_event_handler(Events.ITERATION_COMPLETED(every=log_every * accumulation), log)
-    for _ in range(job.setting.listening_callbacks):
-        engine.add_event_handler(Events.ITERATION_COMPLETED, _StepCounter())
+    counting = _attach_counters(engine, job.setting.listening_callbacks)
     if job.setting.bar:
         ProgressBar().attach(engine)
     model.train()
     engine.run(make_loader(job), max_epochs=1)
+    check_counts(counting, job.steps * accumulation)
 
 
-def make_event(num_listening: int) -> Callable[[], object]:
-    """Return a call of an event that `num_listening` handlers answer."""
+def make_event(num_listening: int) -> tuple[Callable[[], object], list[Any]]:
+    """Return a call of an event, and the handlers that count it."""
     engine = Engine(_do_nothing)
-    for _ in range(num_listening):
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: None)
-    return lambda: engine.fire_event(Events.ITERATION_COMPLETED)
+    return lambda: engine.fire_event(Events.ITERATION_COMPLETED), _attach_counters(engine, num_listening)
 
 
 def _do_nothing(engine: Engine, batch: Any) -> None:
     pass
 
 
-class _StepCounter:
+def _attach_counters(engine: Engine, number: int) -> list[Any]:
+    counting = [_Counter() for _ in range(number)]
+    for counter in counting:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, counter)
+    return counting
+
+
+class _Counter:
     def __init__(self) -> None:
-        self.num_steps = 0
+        self.num_calls = 0
 
     def __call__(self, engine: Any) -> None:
-        self.num_steps += 1
+        self.num_calls += 1

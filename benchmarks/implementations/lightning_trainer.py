@@ -11,7 +11,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 
-from benchmarks.recipe import MAX_GRAD_NORM, Job, make_loader, make_optimizer, make_scheduler, write_log_line
+from benchmarks.recipe import (
+    MAX_GRAD_NORM,
+    Job,
+    check_counts,
+    make_loader,
+    make_optimizer,
+    make_scheduler,
+    write_log_line,
+)
 
 
 class TerminalLogger(Logger):
@@ -21,10 +29,11 @@ class TerminalLogger(Logger):
     version = "0"
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Write the line."""
         write_log_line(step or 0, {name: value for name, value in metrics.items() if name != "epoch"})
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        pass
+        """Leave them out."""
 
 
 class Module(LightningModule):
@@ -36,11 +45,13 @@ class Module(LightningModule):
         self.job = job
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> torch.Tensor:
-        loss = self.model(**batch)["loss"]
+        """Return the batch's loss."""
+        loss: torch.Tensor = self.model(**batch)["loss"]
         self.log("loss", loss)
         return loss
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
+        """Return optimizer and schedule."""
         optimizer = make_optimizer(self.job)
         return {
             "optimizer": optimizer,
@@ -50,6 +61,12 @@ class Module(LightningModule):
 
 def train(job: Job) -> None:
     """Train."""
+    # Each of a class of its own, as in a real program.
+    idle = [type(f"Idle{number}", (Callback,), {})() for number in range(job.setting.idle_callbacks)]
+    counting = [
+        type(f"Counter{number}", (Callback,), {"num_calls": 0, "on_train_batch_end": _count})()
+        for number in range(job.setting.listening_callbacks)
+    ]
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
@@ -59,23 +76,15 @@ def train(job: Job) -> None:
         gradient_clip_val=MAX_GRAD_NORM,
         log_every_n_steps=job.setting.log_every,
         logger=TerminalLogger(),
-        callbacks=_make_callbacks(job),
+        callbacks=idle + counting,
         enable_progress_bar=job.setting.bar,
         enable_checkpointing=False,
         enable_model_summary=False,
         default_root_dir=job.output_dir,
     )
     trainer.fit(Module(job), make_loader(job))
+    check_counts(counting, job.steps * job.setting.accumulation)
 
 
-def _make_callbacks(job: Job) -> list[Callback]:
-    idle = [type(f"Idle{number}", (Callback,), {})() for number in range(job.setting.idle_callbacks)]
-    counting = [
-        type(f"StepCounter{number}", (Callback,), {"num_steps": 0, "on_train_batch_end": _count_step})()
-        for number in range(job.setting.listening_callbacks)
-    ]
-    return idle + counting
-
-
-def _count_step(self: Any, *args: Any) -> None:
-    self.num_steps += 1
+def _count(self: Any, *args: Any) -> None:
+    self.num_calls += 1

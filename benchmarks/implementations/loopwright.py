@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import loopwright
 from benchmarks.implementations import trainer_api
@@ -14,6 +15,6 @@ def train(job: Job) -> None:
     trainer_api.train(loopwright, job)
 
 
-def make_event(num_listening: int) -> Callable[[], object]:
-    """Return a call of an event that `num_listening` callbacks answer."""
+def make_event(num_listening: int) -> tuple[Callable[[], object], list[Any]]:
+    """Return a call of an event, and the callbacks that count it."""
     return trainer_api.make_event(loopwright, num_listening)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.recipe import LEARNING_RATE, SEED, Job, collate
+from benchmarks.recipe import LEARNING_RATE, SEED, Job, check_counts, collate
 
 
 def train(library: Any, job: Job) -> None:
@@ -25,40 +25,31 @@ def train(library: Any, job: Job) -> None:
         seed=SEED,
         train_sampling_strategy="random" if setting.shuffle else "sequential",
     )
+    # Each of a class of its own, as in a real program.
+    idle = [type(f"Idle{number}", (library.TrainerCallback,), {})() for number in range(setting.idle_callbacks)]
+    counting = _make_counters(library.TrainerCallback, "on_step_end", setting.listening_callbacks)
     trainer = library.Trainer(
         model=job.model,
         args=args,
         train_dataset=job.dataset,
         data_collator=collate,
-        callbacks=make_callbacks(library.TrainerCallback, job),
+        callbacks=idle + counting,
     )
     trainer.train()
+    check_counts(counting, job.steps)
 
 
-def make_event(library: Any, num_listening: int) -> Callable[[], object]:
-    """Return a call of an event that the default flow ignores, with it and `num_listening` callbacks attached."""
-    listening = [
-        type(f"Listener{number}", (library.TrainerCallback,), {"on_pre_optimizer_step": _do_nothing})()
-        for number in range(num_listening)
-    ]
-    handler = library.CallbackHandler([library.DefaultFlowCallback(), *listening], None, None, None, None)
+def make_event(library: Any, num_listening: int) -> tuple[Callable[[], object], list[Any]]:
+    """Return a call of an event that the default flow ignores, and the `num_listening` callbacks that count it."""
+    counting = _make_counters(library.TrainerCallback, "on_pre_optimizer_step", num_listening)
+    handler = library.CallbackHandler([library.DefaultFlowCallback(), *counting], None, None, None, None)
     args, state, control = object(), library.TrainerState(), library.TrainerControl()
-    return lambda: handler.on_pre_optimizer_step(args, state, control)
+    return lambda: handler.on_pre_optimizer_step(args, state, control), counting
 
 
-def make_callbacks(base: type, job: Job) -> list[Any]:
-    """Return the callbacks that the setting asks for, each of a class of its own, as in a real program."""
-    idle = [type(f"Idle{number}", (base,), {})() for number in range(job.setting.idle_callbacks)]
-    counting = [
-        type(f"StepCounter{number}", (base,), {"num_steps": 0, "on_step_end": _count_step})()
-        for number in range(job.setting.listening_callbacks)
-    ]
-    return idle + counting
+def _make_counters(base: type, event: str, number: int) -> list[Any]:
+    return [type(f"Counter{index}", (base,), {"num_calls": 0, event: _count})() for index in range(number)]
 
 
-def _count_step(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-    self.num_steps += 1
-
-
-def _do_nothing(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-    pass
+def _count(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    self.num_calls += 1

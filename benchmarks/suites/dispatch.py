@@ -6,7 +6,7 @@ round by round. "none again" is a second training without any, so it is what can
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -37,7 +37,7 @@ _CASES = {
 _WITH_EVENTS = ("loopwright", "transformers", "ignite")
 
 
-def run(options: Options, say: Any) -> dict[str, Any]:
+def run(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure every implementation that has callbacks."""
     num_rounds = options.num_rounds or _NUM_ROUNDS
     num_steps = max(20, int(_STEPS_PER_SECOND * options.round_seconds / 2))
@@ -105,17 +105,20 @@ def _event(worker: Worker, function: str, **arguments: Any) -> Round:
 
 def render(results: dict[str, Any]) -> Iterable[RenderableType]:
     """Return the table of trainings and that of events."""
-    cases = [case for case in _CASES if case != "none"]
     yield make_table(
         f"CPU µs that callbacks add to a step ({results['num_rounds']} rounds of {results['num_steps']} steps)",
-        ("", *cases),
-        [
-            [name, *(with_quartiles(added[case], 1, signed=True) if case in added else "-" for case in cases)]
-            for name, added in results["added_us"].items()
-        ],
-        caption='Median [quartiles] of all the callbacks together; "-": the library has no such thing, or it failed.',
+        ("", "callbacks", "all together", "each"),
+        [_cells(name, case, spread) for name, added in results["added_us"].items() for case, spread in added.items()],
+        caption='Median [quartiles]; "none again" is the noise. Ignite has no callbacks that listen to nothing.',
     )
     yield make_table(
         "one event", ("", "µs"), [[name, f"{microseconds:.2f}"] for name, microseconds in results["event_us"].items()]
     )
     yield from failure_lines(results["failed"])
+
+
+def _cells(name: str, case: str, added: Mapping[str, float]) -> list[str]:
+    setting = _CASES[case]
+    number = setting.idle_callbacks + setting.listening_callbacks
+    each = f"{added['median'] / number:+.2f}" if number else "-"
+    return [name, case, with_quartiles(added, 1, signed=True), each]

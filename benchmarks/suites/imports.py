@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from statistics import median
 from typing import Any
@@ -45,7 +45,7 @@ print(json.dumps({{
 """
 
 
-def run(options: Options, say: Any) -> dict[str, Any]:
+def run(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     """Import what each implementation's users import."""
     num_rounds = options.num_rounds or _NUM_ROUNDS
     statements = {"nothing": ("import torch", "pass"), _CALLBACK_ALONE: ("", _CALLBACK_ALONE)}

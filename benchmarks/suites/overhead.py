@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -57,7 +57,7 @@ ALL_CASES: dict[str, Setting] = {
 }
 
 
-def run(options: Options, say: Any) -> dict[str, Any]:
+def run(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure the standard cases, or all."""
     cases = ALL_CASES if options.full else STANDARD_CASES
     num_rounds = options.num_rounds or _NUM_ROUNDS

@@ -62,7 +62,39 @@ _HOME = {
     "set_seed": "runtime.randomness",
 }
 
-__all__ = [*sorted(_HOME), "__version__"]  # noqa: PLE0604 -- all strings
+__all__ = [
+    "DEFAULT_CALLBACKS",
+    "DEFAULT_PROGRESS_CALLBACK",
+    "PREFIX_CHECKPOINT_DIR",
+    "TRAINER_STATE_NAME",
+    "CallbackHandler",
+    "DefaultFlowCallback",
+    "EarlyStoppingCallback",
+    "EvalLoopOutput",
+    "EvalPrediction",
+    "Event",
+    "ExportableState",
+    "IntervalStrategy",
+    "LoopwrightError",
+    "OptimizerNames",
+    "PredictionOutput",
+    "PrinterCallback",
+    "ProgressCallback",
+    "SaveStrategy",
+    "SchedulerType",
+    "TrainOutput",
+    "Trainer",
+    "TrainerCallback",
+    "TrainerControl",
+    "TrainerState",
+    "TrainingArguments",
+    "__version__",
+    "default_data_collator",
+    "enable_full_determinism",
+    "get_last_checkpoint",
+    "get_scheduler",
+    "set_seed",
+]
 
 
 def __getattr__(name: str) -> Any:

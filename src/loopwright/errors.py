@@ -9,7 +9,7 @@
     │   └── CheckpointDamaged                         files missing, cut short, changed or swapped
     └── MissingExtra             (ImportError)        an optional package; the message holds the pip line
 
-Each also is the built-in error that transformers raises in its place, so `except ValueError` written for it still works.
+Each also is the built-in error that transformers raises in its place: an `except ValueError` written for it works.
 """
 
 from __future__ import annotations

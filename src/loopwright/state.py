@@ -173,7 +173,7 @@ class TrainerState:
         return cls(**{name: value for name, value in found.items() if name in known})
 
     def compute_steps(self, args: Any, max_steps: int) -> None:
-        """Turn `logging_steps`, `eval_steps` and `save_steps` of `args` into whole steps, fractions being of `max_steps`."""
+        """Take the cadence from `args` in whole steps: there, numbers below 1 are fractions of `max_steps`."""
         for kind in ("logging", "eval", "save"):
             steps = getattr(args, f"{kind}_steps")
             if steps is not None:

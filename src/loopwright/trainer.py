@@ -181,7 +181,9 @@ class Trainer:
         if self.model_init is None:
             raise ArgumentError("call_model_init needs the Trainer's argument model_init")
         parameters = inspect.signature(self.model_init).parameters
-        takes_trial = any(name == "trial" or parameter.default is parameter.empty for name, parameter in parameters.items())
+        takes_trial = any(
+            name == "trial" or parameter.default is parameter.empty for name, parameter in parameters.items()
+        )
         model = self.model_init(trial) if takes_trial else self.model_init()
         if model is None:
             raise ArgumentError("model_init returned None; it must return a torch.nn.Module")
@@ -215,7 +217,7 @@ class Trainer:
         return build_train_loader(dataset, self.args, collate, batch_size=self.args.train_batch_size)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """Return the loader to evaluate with: of the given dataset, of the one of that name, or of the Trainer's own."""
+        """Return the loader to evaluate with: of a given dataset, of the one of that name, or of the Trainer's own."""
         if isinstance(eval_dataset, str):
             eval_dataset = self.eval_dataset[eval_dataset]
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
@@ -379,7 +381,9 @@ class Trainer:
 
         An override returns the mean over its batch; how many micro-batches an update has is not its business.
         """
-        return step.default_loss(self, model, inputs, num_items_in_batch, return_outputs=return_outputs)
+        loss: torch.Tensor | tuple[torch.Tensor, Any]
+        loss = step.default_loss(self, model, inputs, num_items_in_batch, return_outputs=return_outputs)
+        return loss
 
     # Evaluation and prediction
 
@@ -402,9 +406,8 @@ class Trainer:
                 prefix = f"{metric_key_prefix}_{name}"
                 metrics.update(self.evaluate(name if own else dataset, ignore_keys, prefix))
             return metrics
-        output, metrics = self._predict_timed(
-            self.get_eval_dataloader(eval_dataset), "Evaluation", ignore_keys, metric_key_prefix
-        )
+        loader = self.get_eval_dataloader(eval_dataset)
+        _, metrics = self._predict_timed(loader, "Evaluation", ignore_keys, metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._note_in_history(metrics)

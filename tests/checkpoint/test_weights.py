@@ -18,7 +18,7 @@ def spread(model: nn.Module, start: float = 0.0) -> nn.Module:
     """Give every number of the state dict a value of its own."""
     with torch.no_grad():
         for index, value in enumerate(model.state_dict().values()):
-            if value.is_floating_point() and value.numel():
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
                 value.copy_(torch.arange(value.numel()).reshape(value.shape) / 7 + start + index)
     return model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 import transformers
@@ -84,7 +86,7 @@ def test_sampler_continues_where_it_stopped_once(shuffle, position):
 def test_skipping_costs_nothing_per_example():
     sampler = EpochSampler(10**15, seed=1, shuffle=False)
     sampler.skip(10**15 - 2)
-    assert list(sampler) == [10**15 - 2, 10**15 - 1]
+    assert list(islice(sampler, 5)) == [10**15 - 2, 10**15 - 1]  # islice: list alone would make room for 10**15
 
 
 def test_a_new_epoch_forgets_the_position():

@@ -107,7 +107,9 @@ def groups_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[t
 def test_weight_decay_is_for_the_parameters_that_transformers_takes(kind: str) -> None:
     model = MODELS[kind]()
     theirs = transformers_trainer(model, make_args()).get_decay_parameter_names(model)
-    assert sorted(decay_parameter_names(model)) == sorted(theirs)
+    # It also lists what a module has registered as None, such as the projections that attention doesn't use.
+    there = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    assert sorted(decay_parameter_names(model)) == sorted(there.intersection(theirs))
 
 
 def test_each_exemption_from_weight_decay_works_by_itself() -> None:

@@ -52,7 +52,11 @@ def test_the_default_callbacks_of_transformers_drive_our_trainer(tmp_path):
     plain.train()
     assert trainer.state.global_step == 9
     assert [sorted(line) for line in trainer.state.log_history] == [sorted(line) for line in plain.state.log_history]
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6", "checkpoint-9"]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-3",
+        "checkpoint-6",
+        "checkpoint-9",
+    ]
 
 
 @pytest.mark.parametrize("name", ["ProgressCallback", "PrinterCallback"])
@@ -119,7 +123,9 @@ def test_a_tiny_transformers_model_trains_saves_and_comes_back(tmp_path):
     torch.manual_seed(0)
     model = transformers.BertForSequenceClassification(config)
     examples = [{"input_ids": [1, 2, 3, 4 + i % 4], "labels": i % 2} for i in range(8)]
-    args = loopwright.TrainingArguments(str(tmp_path), num_train_epochs=2, use_cpu=True, disable_tqdm=True, report_to="none")
+    args = loopwright.TrainingArguments(
+        str(tmp_path), num_train_epochs=2, use_cpu=True, disable_tqdm=True, report_to="none"
+    )
     trainer = loopwright.Trainer(model, args, train_dataset=examples, eval_dataset=examples)
     trainer.train()
     trainer.save_model(tmp_path / "final")

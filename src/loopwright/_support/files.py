@@ -21,7 +21,7 @@ def write_text_atomically(path: Path | str, text: str) -> None:
             os.fsync(file.fileno())
         # mkstemp makes the file private; give it what an ordinary open() would have given.
         Path(beside).chmod(0o666 & ~_current_umask())
-        os.replace(beside, target)
+        Path(beside).replace(target)
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise

@@ -7,6 +7,7 @@ they have to accept.
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 from loopwright.arguments.choices import TokenCount
@@ -23,10 +24,10 @@ else:
 
 @functools.cache
 def resolved_hints(owner: type) -> dict[str, Any]:
-    """Return the types of the fields of `owner` and its bases; without those that a class of the user's can't resolve."""
+    """Return the types of the fields of `owner` and its bases, leaving out what a user's class can't resolve."""
     hints: dict[str, Any] = {}
     for base in reversed(owner.__mro__):
-        if not (own := base.__dict__.get("__annotations__")):
+        if not (own := inspect.get_annotations(base)):
             continue
         try:
             resolved = get_type_hints(base, include_extras=True)

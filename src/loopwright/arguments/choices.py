@@ -13,6 +13,9 @@ from loopwright.errors import ArgumentError
 class Choice(StrEnum):
     """Base of the sets: takes the word, a member, or the member of another library's Enum with the same word."""
 
+    # Enum hashes by name, so that a member would equal its word and still not be found in a set of words.
+    __hash__ = str.__hash__
+
     def __repr__(self) -> str:
         return repr(self.value)  # in messages and when arguments are printed: what the user writes
 

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ def field_docstrings(owner: type) -> dict[str, str]:
     """Return the texts under the fields of `owner`, those of its bases included, as one line each."""
     texts: dict[str, str] = {}
     for base in reversed(owner.__mro__):
-        if "__annotations__" in base.__dict__ and dataclasses.is_dataclass(base):
+        if inspect.get_annotations(base) and dataclasses.is_dataclass(base):
             texts.update(_own_docstrings(base))
     return texts
 
@@ -43,7 +44,7 @@ def _own_docstrings(owner: type) -> dict[str, str]:
     )
     return {
         statement.target.id: " ".join(below.value.value.split())
-        for statement, below in zip(body, body[1:], strict=False)
+        for statement, below in itertools.pairwise(body)
         if isinstance(statement, ast.AnnAssign)
         and isinstance(statement.target, ast.Name)
         and isinstance(below, ast.Expr)

@@ -31,7 +31,7 @@ class OptimizationArguments:
     optim_args: str | None = None
     """More arguments for the optimizer, written "name=value,name=value"."""
 
-    optim_target_modules: None | str | list[str] = None
+    optim_target_modules: list[str] | str | None = None
     """Refused: the modules that low-rank optimizers treat specially."""
 
     weight_decay: float = 0.0

@@ -95,7 +95,7 @@ class ProcessView(ArgumentFields):
     def get_process_log_level(self) -> int:
         """Return this process's log level, as a number of `logging`; for "passive" the one in force."""
         chosen = self.log_level if self.should_log else self.log_level_replica
-        return _LEVELS.get(str(chosen), logging.getLogger(ROOT_NAME).getEffectiveLevel())
+        return _LEVELS.get(chosen, logging.getLogger(ROOT_NAME).getEffectiveLevel())
 
     @contextlib.contextmanager
     def main_process_first(self, local: bool = True, desc: str = "work") -> Iterator[None]:

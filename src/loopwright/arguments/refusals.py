@@ -94,7 +94,7 @@ REFUSALS: dict[str, Refusal] = {
 # What to do instead of a choice that transformers has and Loopwright doesn't honour, by argument.
 REFUSED_CHOICES: dict[str, str] = {
     "lr_scheduler_type": "override the Trainer's create_scheduler, or give it optimizers=(optimizer, scheduler)",
-    "optim": "give other classes to the Trainer as optimizer_cls_and_kwargs=(cls, kwargs) or optimizers=(optimizer, None)",
+    "optim": "give the Trainer any other as optimizer_cls_and_kwargs=(cls, kwargs) or optimizers=(optimizer, None)",
     "train_sampling_strategy": _LENGTHS.instead,
 }
 

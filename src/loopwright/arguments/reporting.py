@@ -14,7 +14,7 @@ from loopwright.errors import ArgumentError
 class ReportingArguments:
     """Log levels, progress bar and trackers."""
 
-    report_to: None | str | list[str] = "all"
+    report_to: list[str] | str | None = "all"
     """Trackers that receive the logs: a name, several, "all" those installed, or "none"."""
 
     run_name: str | None = None

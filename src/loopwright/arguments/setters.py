@@ -78,7 +78,7 @@ class GroupSetters(ArgumentFields):
         on_each_node: bool = False,
     ) -> Self:
         """Set when to save, and how many checkpoints to keep."""
-        self.save_strategy = str(strategy)
+        self.save_strategy = strategy
         _reject_zero("save_steps", steps, self.save_strategy)
         self.save_steps = steps
         self.save_total_limit = total_limit

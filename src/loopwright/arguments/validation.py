@@ -35,13 +35,6 @@ def check_best_model_strategies(args: ArgumentFields) -> None:
         )
 
 
-def check_best_model_needs_evaluation(args: ArgumentFields) -> None:
-    """Without evaluation no model is the best."""
-    if args.eval_strategy == "no" and (args.load_best_model_at_end or args.save_strategy == "best"):
-        wish = "load_best_model_at_end=True" if args.load_best_model_at_end else "save_strategy='best'"
-        raise ArgumentError(f"eval_strategy='no' with {wish}: expected 'steps' or 'epoch'")
-
-
 def check_best_model_steps(args: ArgumentFields) -> None:
     """Every save has to fall on an evaluation."""
     if not args.load_best_model_at_end or not args.eval_strategy == args.save_strategy == "steps":
@@ -84,7 +77,6 @@ def check_worker_options(args: ArgumentFields) -> None:
 RULES: tuple[Callable[[ArgumentFields], None], ...] = (
     check_logging_steps,
     check_eval_steps,
-    check_best_model_needs_evaluation,
     check_best_model_strategies,
     check_best_model_steps,
     check_one_half_precision,

@@ -29,9 +29,7 @@ class TrainerCallback:
 
     # The return type is Any, not "TrainerControl | None": overrides in the wild return either, or are unannotated.
 
-    def on_init_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> Any:
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> Any:
         """Called at the end of the Trainer's construction."""
 
     def on_train_begin(
@@ -39,9 +37,7 @@ class TrainerCallback:
     ) -> Any:
         """Called when training begins, before its first step."""
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> Any:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> Any:
         """Called when training ended by itself or because a callback said so."""
 
     def on_epoch_begin(
@@ -49,9 +45,7 @@ class TrainerCallback:
     ) -> Any:
         """Called at the beginning of an epoch."""
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> Any:
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> Any:
         """Called at the end of an epoch."""
 
     def on_step_begin(
@@ -74,29 +68,26 @@ class TrainerCallback:
     ) -> Any:
         """Called after each micro-batch of an accumulated update but the last."""
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> Any:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> Any:
         """Called after an optimizer update: the place to set flags."""
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> Any:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> Any:
         """Called after an evaluation; `metrics` holds what it measured."""
 
     def on_predict(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, Any],
+        **kwargs: Any,
     ) -> Any:
         """Called after a prediction; `metrics` holds what it measured."""
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> Any:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> Any:
         """Called when a checkpoint is whole and on the disk."""
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> Any:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> Any:
         """Called when a log line is made; keys added to `logs` become part of it."""
 
     def on_prediction_step(
@@ -109,8 +100,5 @@ class TrainerCallback:
     ) -> Any:
         """Never called by Loopwright; see `events`."""
 
-    def on_exception(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> Any:
+    def on_exception(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> Any:
         """Called when `exception` is about to end the run, Ctrl-C included."""
-

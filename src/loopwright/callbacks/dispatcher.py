@@ -82,7 +82,7 @@ class CallbackHandler:
     train_dataloader = _ContextField()
     eval_dataloader = _ContextField()
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- transformers' signature
         self,
         callbacks: Iterable[Any],
         model: Any,

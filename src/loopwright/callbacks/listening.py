@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import CodeType
-from typing import Any, SupportsIndex
+from typing import Any
 
 from loopwright.callbacks.events import Event
 
@@ -41,6 +41,19 @@ def _is_empty(code: CodeType) -> bool:
     return instructions in _RETURNS_NOTHING
 
 
+def _announced(change: Callable[..., Any]) -> Any:
+    """Return `change`, a method of list, with a call of `on_change` after it, even where it fails half-way."""
+
+    @wraps(change)
+    def change_and_announce(self: ObservedList, *args: Any, **options: Any) -> Any:
+        try:
+            return change(self, *args, **options)
+        finally:
+            self._on_change()
+
+    return change_and_announce
+
+
 class ObservedList(list[Any]):
     """A list that calls `on_change` after each change, whatever changed it."""
 
@@ -52,48 +65,15 @@ class ObservedList(list[Any]):
         # Pickled and copied as a plain list: the one who holds it wraps it again.
         return (list, (list(self),))
 
-    def append(self, item: Any) -> None:
-        super().append(item)
-        self._on_change()
-
-    def extend(self, items: Iterable[Any]) -> None:
-        super().extend(items)
-        self._on_change()
-
-    def insert(self, index: SupportsIndex, item: Any) -> None:
-        super().insert(index, item)
-        self._on_change()
-
-    def remove(self, item: Any) -> None:
-        super().remove(item)
-        self._on_change()
-
-    def pop(self, index: SupportsIndex = -1) -> Any:
-        item = super().pop(index)
-        self._on_change()
-        return item
-
-    def clear(self) -> None:
-        super().clear()
-        self._on_change()
-
-    def reverse(self) -> None:
-        super().reverse()
-        self._on_change()
-
-    def sort(self, **options: Any) -> None:
-        super().sort(**options)
-        self._on_change()
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        super().__setitem__(index, value)
-        self._on_change()
-
-    def __delitem__(self, index: SupportsIndex | slice) -> None:
-        super().__delitem__(index)
-        self._on_change()
-
-    def __iadd__(self, items: Iterable[Any]) -> ObservedList:  # type: ignore[misc]
-        super().__iadd__(items)
-        self._on_change()
-        return self
+    append = _announced(list.append)
+    extend = _announced(list.extend)
+    insert = _announced(list.insert)
+    remove = _announced(list.remove)
+    pop = _announced(list.pop)
+    clear = _announced(list.clear)
+    reverse = _announced(list.reverse)
+    sort = _announced(list.sort)
+    __setitem__ = _announced(list.__setitem__)
+    __delitem__ = _announced(list.__delitem__)
+    __iadd__ = _announced(list.__iadd__)
+    __imul__ = _announced(list.__imul__)

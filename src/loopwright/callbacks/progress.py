@@ -197,7 +197,7 @@ def _bar_class() -> type[Any]:
         # Imported with the first bar: it takes 0.1 s, and looks whether this is a notebook.
         from tqdm.auto import tqdm  # noqa: PLC0415
 
-    class Bar(tqdm):  # type: ignore[type-arg,misc]
+    class Bar(tqdm):  # type: ignore[type-arg]
         monitor_interval = 0  # no watching thread: it would write to a terminal that may be gone
 
     return Bar

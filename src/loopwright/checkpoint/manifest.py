@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from loopwright._support.files import DIGEST_ALGORITHM, digest_file, sync_file
-from loopwright.checkpoint.layout import MANIFEST_NAME
+from loopwright.checkpoint.layout import MANIFEST_NAME, why_unreadable
 from loopwright.errors import CheckpointDamaged
 
 FORMAT_VERSION = 1
@@ -65,11 +65,11 @@ def read_manifest(directory: Path) -> Manifest:
     Raises:
         CheckpointDamaged: it is missing, changed, or of a format that this version doesn't know.
     """
+    if reason := why_unreadable(directory, MANIFEST_NAME):
+        raise CheckpointDamaged(reason)
     try:
         body = json.loads((directory / MANIFEST_NAME).read_text(encoding="utf-8"))
         return _parse(body)
-    except FileNotFoundError:
-        raise CheckpointDamaged("missing") from None
     except CheckpointDamaged:
         raise
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:

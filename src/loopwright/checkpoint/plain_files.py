@@ -6,6 +6,8 @@ What can't be read back under `weights_only=True` is refused when it is written,
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from collections import Counter, OrderedDict
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -55,13 +57,15 @@ def load_plain(file: Path) -> Any:
         CheckpointDamaged: the file is not such a file, or no longer.
     """
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on pickle protocols, to file an issue among others
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointDamaged(
-            f"{file} is damaged, or holds what only executing it could read: more than tensors and plain values"
-        ) from error
+        found = re.search(r"GLOBAL (\S+)", str(error))  # the rest is advice to have the file executed
+        what = f"holds {found[1]}, which only executing it could read" if found else "is damaged"
+        raise CheckpointDamaged(f"{file}: {what}; expected tensors and plain values") from error
     except Exception as error:  # whatever a damaged file makes the readers of zip, pickle and storages stumble over
-        raise CheckpointDamaged(f"{file} can't be read: {type(error).__name__}: {first_line(error)}") from error
+        raise CheckpointDamaged(f"{file}: can't be read: {type(error).__name__}: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -94,9 +94,9 @@ def load_trainer_state(directory: Path | str) -> TrainerState:
     try:
         state = TrainerState.load_from_json(file)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise CheckpointDamaged(f"{file} can't be read: {type(error).__name__}: {first_line(error)}") from error
+        raise CheckpointDamaged(f"{file}: can't be read: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(state.global_step, int) or not isinstance(state.log_history, list):
-        raise CheckpointDamaged(f"{file} can't be read: its global_step or log_history has a wrong type")
+        raise CheckpointDamaged(f"{file}: can't be read: its global_step or log_history has a wrong type")
     return state
 
 
@@ -108,7 +108,7 @@ def load_loopwright_state(directory: Path | str) -> dict[str, Any] | None:
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointDamaged(f"{file} can't be read: {type(error).__name__}: {first_line(error)}") from error
+        raise CheckpointDamaged(f"{file}: can't be read: {type(error).__name__}: {first_line(error)}") from error
     return _checked_dict(state, file)
 
 
@@ -129,7 +129,7 @@ def _existing(directory: Path, name: str) -> Path | None:
 
 def _checked_dict(value: Any, file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise CheckpointDamaged(f"{file} holds a {type(value).__name__}, not a dict")
+        raise CheckpointDamaged(f"{file}: holds a {type(value).__name__}, not a dict")
     return value
 
 

@@ -136,7 +136,7 @@ def _read_file(directory: Path, name: str, names: Collection[str]) -> dict[str, 
         return _read_safetensors(directory / name, names)
     state = load_plain(directory / name)
     if not isinstance(state, dict):
-        raise CheckpointDamaged(f"{directory / name} holds a {type(state).__name__}, not a state dict")
+        raise CheckpointDamaged(f"{directory / name}: holds a {type(state).__name__}, not a state dict")
     return state
 
 
@@ -146,7 +146,7 @@ def _read_safetensors(file: Path, names: Collection[str]) -> dict[str, Any]:
             state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (it is no dict)
             metadata = content.metadata() or {}
     except Exception as error:  # SafetensorError, and OSError or ValueError from below it
-        raise CheckpointDamaged(f"{file} can't be read: {first_line(error)}") from error
+        raise CheckpointDamaged(f"{file}: can't be read: {first_line(error)}") from error
     tied = {alias: state[kept] for alias, kept in metadata.items() if alias in names and kept in state}
     return tied | state
 
@@ -158,4 +158,4 @@ def _listed_in(directory: Path, index: str) -> list[str]:
         places = json.loads((directory / index).read_text(encoding="utf-8"))["weight_map"]
         return sorted({str(shard) for shard in places.values()})
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise CheckpointDamaged(f"{directory / index} is no index of weights: {error}") from error
+        raise CheckpointDamaged(f"{directory / index}: is no index of weights: {error}") from error

@@ -122,11 +122,10 @@ class EvaluationLoop:
         trainer = self.trainer
         predictions, labels, inputs = self.predictions.arrays(), self.labels.arrays(), self.inputs.arrays()
         losses = self._losses_per_example()
-        if trainer.compute_metrics is not None and predictions is not None and labels is not None:
-            if not trainer.args.batch_eval_metrics:
-                wants_loss = "loss" in trainer.args.include_for_metrics
-                kept = losses if wants_loss else None
-                self.metrics = trainer.compute_metrics(EvalPrediction(predictions, labels, inputs=inputs, losses=kept))
+        is_measured_whole = trainer.compute_metrics is not None and not trainer.args.batch_eval_metrics
+        if is_measured_whole and predictions is not None and labels is not None:
+            kept = losses if "loss" in trainer.args.include_for_metrics else None
+            self.metrics = trainer.compute_metrics(EvalPrediction(predictions, labels, inputs=inputs, losses=kept))
         metrics = plain_values(dict(self.metrics or {}))
         metrics.update(self._loss_metrics(losses))
         num_samples = len(dataset) if has_length(dataset) else sum(self.sizes)

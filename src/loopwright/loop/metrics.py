@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def plain_values(metrics: Any) -> Any:
-    """Return `metrics` with NumPy numbers and one-element tensors and arrays made plain Python numbers, at any depth."""
+    """Return `metrics` with NumPy numbers and one-element tensors made plain Python numbers, at any depth."""
     if isinstance(metrics, Mapping):
         return {key: plain_values(value) for key, value in metrics.items()}
     if isinstance(metrics, list | tuple):

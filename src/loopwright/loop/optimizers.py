@@ -98,7 +98,8 @@ def optimizer_class_and_kwargs(
     """Return the class that `args.optim` names, and its keywords.
 
     Arguments:
-        args: `optim`, `optim_args`, `learning_rate`, `weight_decay`, `adam_beta1`, `adam_beta2`, `adam_epsilon` are read.
+        args: `optim`, `optim_args`, `learning_rate`, `weight_decay`, `adam_beta1`, `adam_beta2` and `adam_epsilon` are
+            read.
         model: Not used by any of these optimizers; taken for overrides written for transformers.
 
     Raises:

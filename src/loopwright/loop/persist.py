@@ -91,13 +91,11 @@ def position_in(directory: Path, global_step: int, plan: TrainingPlan, *, ignore
 
 
 def restore_callbacks(trainer: TrainingHooks, directory: Path) -> None:
-    """Put the saved states back into the callbacks and the control, in place."""
+    """Put the saved states back into the callbacks, in place."""
     own = load_loopwright_state(directory) or {}
-    restore_states(
-        [*trainer.callback_handler.callbacks, trainer.control],
-        trainer.state.stateful_callbacks,
-        own.get("callbacks_at_start"),
-    )
+    # Not the control: its flags have been acted on, or fall when training, epoch and step begin.
+    saved = {name: state for name, state in trainer.state.stateful_callbacks.items() if name != "TrainerControl"}
+    restore_states(trainer.callback_handler.callbacks, saved, own.get("callbacks_at_start"))
 
 
 def restore_loop(trainer: TrainingHooks, loop: TrainingLoop, directory: Path) -> None:

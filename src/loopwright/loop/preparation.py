@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
 
 
-def check_construction(
+def check_construction(  # noqa: PLR0913 -- the parts that must fit together
     args: TrainingArguments,
     *,
     model: Any,
@@ -35,7 +35,9 @@ def check_construction(
         raise UnsupportedArgument(f"WORLD_SIZE={args.world_size}: this version of Loopwright trains in one process")
     _check_model(model, model_init, optimizers, optimizer_cls_and_kwargs)
     if args.eval_strategy != "no" and eval_dataset is None:
-        raise ArgumentError(f"eval_strategy={str(args.eval_strategy)!r} needs an eval_dataset; set it to 'no' or pass one")
+        raise ArgumentError(
+            f"eval_strategy={str(args.eval_strategy)!r} needs an eval_dataset; set it to 'no' or pass one"
+        )
     if (args.save_strategy == "best" or args.load_best_model_at_end) and args.metric_for_best_model is None:
         raise ArgumentError("save_strategy='best' and load_best_model_at_end need metric_for_best_model; it is None")
     if train_dataset is not None and not has_length(train_dataset) and args.max_steps <= 0:
@@ -43,9 +45,9 @@ def check_construction(
             f"max_steps={args.max_steps}: a train_dataset without a length needs max_steps > 0, which ends training "
             "and shapes the learning rate's course"
         )
-    if args.batch_eval_metrics and compute_metrics is not None:
-        if "compute_result" not in inspect.signature(compute_metrics).parameters:
-            raise ArgumentError("batch_eval_metrics=True: compute_metrics must take compute_result (True at the end)")
+    measures_batches = args.batch_eval_metrics and compute_metrics is not None
+    if measures_batches and "compute_result" not in inspect.signature(compute_metrics).parameters:
+        raise ArgumentError("batch_eval_metrics=True: compute_metrics must take compute_result (True at the end)")
 
 
 def _check_model(model: Any, model_init: Any, optimizers: tuple[Any, Any], cls_and_kwargs: Any) -> None:

@@ -68,7 +68,7 @@ def get_cosine_with_hard_restarts_schedule_with_warmup(
     return LambdaLR(optimizer, formula, last_epoch)
 
 
-def get_polynomial_decay_schedule_with_warmup(  # noqa: PLR0913, PLR0917 -- transformers' signature
+def get_polynomial_decay_schedule_with_warmup(  # noqa: PLR0913 -- transformers' signature
     optimizer: Optimizer,
     num_warmup_steps: int,
     num_training_steps: int,
@@ -123,7 +123,7 @@ def get_reduce_on_plateau_schedule(optimizer: Optimizer, **kwargs: Any) -> Reduc
     return ReduceLROnPlateau(optimizer, **kwargs)
 
 
-def get_cosine_with_min_lr_schedule_with_warmup(  # noqa: PLR0913, PLR0917 -- transformers' signature
+def get_cosine_with_min_lr_schedule_with_warmup(  # noqa: PLR0913 -- transformers' signature
     optimizer: Optimizer,
     num_warmup_steps: int,
     num_training_steps: int,
@@ -147,7 +147,7 @@ def get_cosine_with_min_lr_schedule_with_warmup(  # noqa: PLR0913, PLR0917 -- tr
     return LambdaLR(optimizer, formula, last_epoch)
 
 
-def get_cosine_with_min_lr_schedule_with_warmup_lr_rate(  # noqa: PLR0913, PLR0917 -- transformers' signature
+def get_cosine_with_min_lr_schedule_with_warmup_lr_rate(  # noqa: PLR0913 -- transformers' signature
     optimizer: Optimizer,
     num_warmup_steps: int,
     num_training_steps: int,
@@ -173,7 +173,7 @@ def get_cosine_with_min_lr_schedule_with_warmup_lr_rate(  # noqa: PLR0913, PLR09
     return LambdaLR(optimizer, formula, last_epoch)
 
 
-def get_wsd_schedule(  # noqa: PLR0913, PLR0917 -- transformers' signature
+def get_wsd_schedule(  # noqa: PLR0913 -- transformers' signature
     optimizer: Optimizer,
     num_warmup_steps: int,
     num_decay_steps: int,

@@ -26,6 +26,8 @@ def count_tokens(model: Any, inputs: Any, processing_class: Any, *, only_real: b
         return int(mask.sum())
     padding = getattr(processing_class, "pad_token_id", None)
     if padding is None:
-        warn_once(logger, "include_num_input_tokens_seen='non_padding': no attention_mask and no pad_token_id; all count")
+        warn_once(
+            logger, "include_num_input_tokens_seen='non_padding': no attention_mask and no pad_token_id; all count"
+        )
         return tokens.numel()
     return int(tokens.ne(padding).sum())

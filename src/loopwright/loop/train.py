@@ -52,7 +52,7 @@ class TrainingLoop:
         after_fast_forward: Called once the data stands at `position`, to put the random states back.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- one argument a part
         self,
         trainer: TrainingHooks,
         plan: TrainingPlan,

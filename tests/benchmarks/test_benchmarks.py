@@ -1,0 +1,200 @@
+"""Tests of the benchmarks: that like is compared with like, and that the clocks and the statistics say what they claim."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+import typer
+from benchmarks import __main__ as command
+from benchmarks import training
+from benchmarks.implementations import BARE, IMPLEMENTATIONS, INSTALL_PEERS, bare
+from benchmarks.recipe import check_counts
+from benchmarks.rounds import alternate, spread, spread_of_ratios
+from benchmarks.settings import Setting
+from benchmarks.suites import SUITES
+from benchmarks.suites.overhead import same_loss
+from benchmarks.worker import ROOT, Worker, WorkerError
+from benchmarks.workloads import Stopwatch
+
+CHECKED = Setting("mlp1", log_every=5, bar=False, shuffle=False)
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_as_before() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(num_threads)
+
+
+# Like with like
+
+
+@pytest.mark.parametrize("name", [name for name in IMPLEMENTATIONS if name != BARE])
+def test_implementation_arrives_at_the_loss_of_the_bare_loop(name: str) -> None:
+    if not IMPLEMENTATIONS[name].is_installed:
+        pytest.skip(INSTALL_PEERS)
+    settings = [CHECKED, replace(CHECKED, accumulation=4), Setting("gpt10", log_every=5, shuffle=False)]
+    with Worker() as worker:
+        for setting in settings:
+            found = worker.ask(
+                "benchmarks.training:final_loss", implementation=name, setting=asdict(setting), num_steps=20
+            )
+            assert found == pytest.approx(training.final_loss(BARE, asdict(setting), 20), rel=1e-5), setting
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("MAX_GRAD_NORM", 0.5),
+        ("make_scheduler", lambda job, optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)),
+        ("make_optimizer", lambda job: torch.optim.AdamW(job.model.parameters(), lr=1e-3, weight_decay=0.1)),
+    ],
+)
+def test_comparison_of_losses_notices_another_recipe(monkeypatch: pytest.MonkeyPatch, part: str, other: object) -> None:
+    expected = training.final_loss(BARE, asdict(CHECKED), 20)
+    monkeypatch.setattr(bare, part, other)
+    assert not same_loss(training.final_loss(BARE, asdict(CHECKED), 20), expected)
+
+
+def test_implementation_that_does_fewer_steps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_loader = bare.make_loader
+    monkeypatch.setattr(bare, "make_loader", lambda job: list(make_loader(job))[:-1])
+    with pytest.raises(RuntimeError, match="did 19 forward passes instead of 20"):
+        training.final_loss(BARE, asdict(CHECKED), 20)
+
+
+def test_callback_that_was_not_called_is_refused() -> None:
+    class NeverCalled:
+        num_calls = 0
+
+    with pytest.raises(RuntimeError, match=r"called \[0\] times instead of 3"):
+        check_counts([NeverCalled()], 3)
+
+
+# Clocks and statistics
+
+
+def test_time_of_a_step_holds_what_happens_between_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_loader = bare.make_loader
+
+    def sleep_before_each_batch(job: object) -> Iterator[object]:
+        for batch in make_loader(job):
+            time.sleep(0.01)
+            yield batch
+
+    monkeypatch.setattr(bare, "make_loader", sleep_before_each_batch)
+    found = training.timed_training(BARE, asdict(Setting("tiny")), 10)
+    assert found["wall_ms"] >= 10
+    # Asleep, a process takes no CPU time.
+    assert found["cpu_ms"] < found["wall_ms"] - 9
+
+
+def test_stopwatch_reads_the_clocks_at_its_marks_alone() -> None:
+    stopwatch = Stopwatch([2, 5])
+    readings = []
+    for _ in range(7):
+        stopwatch.tick()
+        readings.append(len(stopwatch.readings))
+    assert readings == [0, 1, 1, 1, 2, 2, 2]
+
+
+def test_rounds_alternate_and_turn_round() -> None:
+    order: list[str] = []
+
+    def note(name: str) -> dict[str, float]:
+        order.append(name)
+        return {}
+
+    alternate({name: lambda name=name: note(name) for name in "abc"}, 3)
+    assert "".join(order) == "abccbaabc"
+
+
+def test_entry_that_raises_leaves_the_rounds_and_the_others_go_on() -> None:
+    def fail() -> dict[str, float]:
+        raise WorkerError("Traceback\n...\nValueError: no such thing\n")
+
+    measured = alternate({"good": lambda: {"value": 1.0}, "bad": fail}, 2)
+    assert measured.rounds == {"good": [{"value": 1.0}] * 2}
+    assert measured.failed == {"bad": "ValueError: no such thing"}
+
+
+def test_ratio_is_taken_within_its_round() -> None:
+    # The machine was ten times slower in the second round: the ratio is not touched by that.
+    assert spread_of_ratios([2.0, 20.0, 2.0], [1.0, 10.0, 1.0])["median"] == 2.0
+    assert spread([1, 2, 3, 4, 5]) == {"median": 3, "q1": 2, "q3": 4, "min": 1, "max": 5}
+    assert spread([7.0]) == {"median": 7.0, "q1": 7.0, "q3": 7.0, "min": 7.0, "max": 7.0}
+
+
+# The worker
+
+
+def test_worker_writes_to_a_terminal_and_hands_back_results_and_errors() -> None:
+    with Worker() as worker:
+        assert worker.ask("os:isatty", fd=1) is True
+        with pytest.raises(WorkerError) as caught:
+            worker.ask("json:loads", s="{")
+        assert caught.value.reason.startswith("json.decoder.JSONDecodeError")
+        assert worker.ask("os:getpid") not in (None, os.getpid())
+
+
+def test_death_of_a_worker_is_an_error() -> None:
+    with Worker() as worker, pytest.raises(WorkerError, match="died with status 3"):
+        worker.ask("os:_exit", status=3)
+
+
+# The command
+
+
+@pytest.mark.quick
+def test_command_measures_overhead_and_writes_json(tmp_path: object) -> None:
+    file = f"{tmp_path}/figures.json"
+    arguments = ["overhead", "--rounds", "2", "--seconds", "0.05", "--json", file]
+    done = subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with open(file, encoding="utf-8") as opened:
+        figures = json.load(opened)
+    assert figures["machine"]["cores"] == os.cpu_count()
+    assert figures["machine"]["packages"]["torch"]
+    overhead = figures["suites"]["overhead"]
+    assert overhead["failed"] == {}
+    assert set(overhead["cases"]) == {"mlp1", "gpt10"}
+    for name, case in overhead["cases"].items():
+        assert set(case["rows"]) == {"bare", "bare again", "loopwright"}
+        assert case["rows"]["bare"]["wall_ratio"]["median"] == 1.0
+        for row in case["rows"].values():
+            assert len(row["rounds"]) == 2
+            assert row["wall_ms"]["min"] <= row["wall_ms"]["q1"] <= row["wall_ms"]["median"] <= row["wall_ms"]["max"]
+            assert row["cpu_ms"]["median"] > 0
+        assert f"{name} (log every 100, bar; 2 rounds of {case['num_steps']} steps)" in done.stdout
+    losses = overhead["final_losses"]
+    assert all(same_loss(losses[entry][case], losses["bare"][case]) for entry in losses for case in ("mlp1", "gpt10"))
+    # What was written is enough to print the tables again.
+    assert len(list(SUITES["overhead"].render(overhead))) == 2
+
+
+def test_names_choose_suites_and_peers() -> None:
+    assert command._choose([], with_peers=False)[:2] == (list(SUITES), ("bare", "loopwright"))
+    assert command._choose(["import", "ignite"], with_peers=False)[0] == ["import"]
+    with pytest.raises(typer.BadParameter, match="unknown: overheat; there are overhead, dispatch, import, bare"):
+        command._choose(["overheat"], with_peers=False)
+
+
+def test_peer_that_is_not_installed_is_listed_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = replace(IMPLEMENTATIONS["ignite"], distribution="no-such-distribution")
+    monkeypatch.setitem(IMPLEMENTATIONS, "ignite", absent)
+    _, chosen, missing = command._choose([], with_peers=True)
+    assert missing == ["ignite"]
+    assert "ignite" not in chosen
+    command.main(list_all=True)
+    row = next(line for line in capsys.readouterr().out.splitlines() if "ignite" in line)
+    assert INSTALL_PEERS in row

@@ -1,0 +1,195 @@
+"""Outputs of a whole evaluation: equal to transformers', in linear time, and safe from memory that is used again."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_pt_utils import EvalLoopContainer
+
+from loopwright.errors import DataError
+from loopwright.loop.gather import OutputCollector
+
+Pair = namedtuple("Pair", ["left", "right"])
+
+
+def _ragged(dtype, *trailing):
+    torch.manual_seed(0)
+    return [(torch.randn(rows, width, *trailing) * 50).to(dtype) for rows, width in ((2, 3), (2, 5), (1, 2), (3, 5))]
+
+
+def _even(dtype=torch.float32):
+    torch.manual_seed(1)
+    return [(torch.randn(rows, 4) * 50).to(dtype) for rows in (3, 3, 1)]
+
+
+_ALIKE = {
+    "one array": _even(),
+    "float64": _even(torch.float64),
+    "float16": _even(torch.float16),
+    "bfloat16": _even(torch.bfloat16),
+    "integers": _even(torch.int64),
+    "one dimension": [torch.arange(3), torch.arange(2), torch.arange(1)],
+    "scalars": [torch.tensor(1.5), torch.tensor(2.5), torch.tensor(3.5)],
+    "one scalar": [torch.tensor(1.5)],
+    "one batch": _even()[:1],
+    "ragged": _ragged(torch.float32),
+    "ragged with more dimensions": _ragged(torch.float32, 2, 3),
+    "ragged bfloat16": _ragged(torch.bfloat16),
+    "ragged float16": _ragged(torch.float16),
+    "ragged integers": _ragged(torch.int64),
+    "ragged booleans": _ragged(torch.bool),
+    "types that differ": [torch.ones(2, 2), torch.ones(2, 2, dtype=torch.float64)],
+    "tuples": list(zip(_even(), _ragged(torch.float32), strict=False)),
+    "lists": [list(pair) for pair in zip(_even(), _ragged(torch.int64), strict=False)],
+    "dicts": [{"a": one, "b": {"c": (two,)}} for one, two in zip(_even(), _ragged(torch.float32), strict=False)],
+    "model outputs": [SequenceClassifierOutput(logits=one, hidden_states=(one,)) for one in _even()],
+    "an empty batch": [torch.zeros(0, 4), torch.ones(2, 4)],
+    "other orders of keys": [{"a": torch.ones(1), "b": torch.zeros(1)}, {"b": torch.ones(1), "a": torch.zeros(1)}],
+}
+
+
+def _assert_same(ours, theirs):
+    assert type(ours) is type(theirs)
+    if isinstance(theirs, dict):
+        assert list(ours) == list(theirs)
+        ours, theirs = list(ours.values()), list(theirs.values())
+    if isinstance(theirs, (list, tuple)):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            _assert_same(one, other)
+    else:
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        assert ours.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.parametrize("concatenate", [True, False])
+@pytest.mark.parametrize("to_cpu_every", [None, 1, 2])
+@pytest.mark.parametrize("batches", _ALIKE.values(), ids=_ALIKE.keys())
+def test_arrays_are_those_of_transformers(batches, to_cpu_every, concatenate):
+    ours = OutputCollector(concatenate=concatenate)
+    theirs = EvalLoopContainer(concatenate, padding_index=-100)
+    for number, batch in enumerate(batches, start=1):
+        ours.add(batch)
+        theirs.add(batch)
+        if to_cpu_every is not None and number % to_cpu_every == 0:
+            ours.to_cpu()
+            theirs.to_cpu_and_numpy()
+    _assert_same(ours.arrays(), theirs.get_arrays())
+
+
+def test_unsigned_types_are_padded_as_torch_does():
+    ours, theirs = OutputCollector(), EvalLoopContainer(True, padding_index=-100)
+    for batch in _ragged(torch.uint8):
+        ours.add(batch)
+        theirs.add(batch)
+    _assert_same(ours.arrays(), theirs.get_arrays())
+
+
+@pytest.mark.parametrize("concatenate", [True, False])
+def test_nothing_gathered_is_none(concatenate):
+    collector = OutputCollector(concatenate=concatenate)
+    collector.to_cpu()
+    assert collector.arrays() is None
+
+
+def test_arrays_can_be_asked_for_again_and_added_to():
+    collector = OutputCollector()
+    collector.add(torch.ones(2))
+    collector.add(torch.zeros(1))
+    first = collector.arrays()
+    assert collector.arrays() is first
+    collector.add(torch.ones(1))
+    assert collector.arrays().tolist() == [1, 1, 0, 1]
+    assert first.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("concatenate", [True, False])
+def test_memory_that_the_next_batch_overwrites_is_not_shared(concatenate):
+    buffer, array = torch.zeros(2, 2), np.zeros((2, 2))
+    collector = OutputCollector(concatenate=concatenate)
+    for value in (1, 2):
+        collector.add((buffer.fill_(value), np.copyto(array, value) or array))
+        collector.to_cpu()
+    collected = collector.arrays()
+    if not concatenate:
+        collected = tuple(np.concatenate(column) for column in zip(*collected, strict=True))
+    for column in collected:
+        assert column.tolist() == [[1, 1], [1, 1], [2, 2], [2, 2]]
+
+
+def test_a_slice_does_not_keep_the_whole_alive():
+    collector = OutputCollector()
+    collector.add(torch.zeros(1000, 1000)[:, :1])
+    array = collector.arrays()
+    assert array.shape == (1000, 1)
+    while array.base is not None and isinstance(array.base, np.ndarray):
+        array = array.base
+    assert array.nbytes == 4000
+    assert array.flags.c_contiguous
+
+
+def test_outputs_that_want_gradients_or_are_none_or_named_are_taken():
+    collector = OutputCollector()
+    for _ in range(2):
+        collector.add(Pair(torch.ones(1, requires_grad=True) * 2, None))
+    collected = collector.arrays()
+    assert type(collected) is Pair
+    assert (collected.left.tolist(), collected.right) == ([2, 2], None)
+
+
+def test_batches_are_copied_a_fixed_number_of_times(monkeypatch):
+    joined = []
+    concatenate = np.concatenate
+    monkeypatch.setattr(np, "concatenate", lambda arrays: joined.append(len(arrays)) or concatenate(arrays))
+    collector = OutputCollector()
+    for number in range(200):
+        collector.add({"a": torch.ones(2, 3), "b": torch.ones(1)})
+        if number % 3 == 0:
+            collector.to_cpu()
+    collector.arrays()
+    assert joined == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "message"),
+    [
+        ({"a": torch.ones(1)}, {"b": torch.ones(1)}, "outputs: .* a mapping of a, .* a mapping of b"),
+        ({"a": torch.ones(1)}, torch.ones(1), r"a later one is of shape \(1,\)"),
+        ((torch.ones(1),), (torch.ones(1), torch.ones(1)), "the first was a tuple of 1, a later one is a tuple of 2"),
+        ({"a": [torch.ones(2, 2)]}, {"a": [torch.ones(2)]}, r"outputs\['a'\]\[0\]: the first was of shape \(2, 2\)"),
+        (torch.ones(1, 2, 3), torch.ones(1, 2, 4), r"of shape \(1, 2, 3\), a later one is of shape \(1, 2, 4\)"),
+        ((torch.ones(1), None), (torch.ones(1), torch.ones(1)), r"outputs\[1\]: the first was None"),
+    ],
+)
+def test_batches_of_another_form_are_an_error_at_once(first, later, message):
+    collector = OutputCollector()
+    collector.add(first)
+    with pytest.raises(DataError, match=message):
+        collector.add(later)
+    separate = OutputCollector(concatenate=False)
+    separate.add(first)
+    separate.add(later)
+    assert len(separate.arrays()) == 2
+
+
+@pytest.mark.parametrize("thing", ["text", 1.5, object()])
+def test_what_is_no_tensor_is_an_error_with_a_way_out(thing):
+    with pytest.raises(DataError, match=f"of type {type(thing).__name__}.*ignore_keys="):
+        OutputCollector().add((torch.ones(1), thing))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
+def test_outputs_leave_the_gpu_when_told():
+    collector = OutputCollector()
+    before = torch.cuda.memory_allocated()
+    for _ in range(4):
+        collector.add(torch.ones(1024, 1024, device="cuda", dtype=torch.bfloat16))
+    assert torch.cuda.memory_allocated() - before >= 4 * 2 * 1024**2
+    collector.to_cpu()
+    assert torch.cuda.memory_allocated() == before
+    assert collector.arrays().sum() == 4 * 1024**2

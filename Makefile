@@ -25,7 +25,7 @@ DEMO_SET := $(if $(wildcard $(VENV)/dev.ready),dev,demo)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test tests lint format lock benchmark clean
+.PHONY: help setup demo test tests lint format lock benchmark docs clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,9 @@ lock: $(BIN)/uv  ## bring requirements/*.lock up to date with pyproject.toml; AR
 
 benchmark: $(VENV)/dev.ready  ## measure what a step costs over a bare loop, beside the peers
 	$(BIN)/python -m benchmarks overhead --peers $(ARGS)
+
+docs: $(VENV)/dev.ready  ## build the pages of docs/ into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:  ## remove .venv and everything else that was made here, but no run
 	rm -rf $(VENV) dist build site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

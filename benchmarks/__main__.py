@@ -32,6 +32,7 @@ def main(  # noqa: PLR0913 -- a command line
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds per case; each suite has its own default.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Run all cases, not the standard ones alone.")] = False,
+    case: Annotated[list[str] | None, typer.Option("--case", help="Run this case of overhead; see --list.")] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="About how long a round of the bare loop lasts.")] = 1.0,
     list_all: Annotated[bool, typer.Option("--list", help="List suites, cases and implementations, and end.")] = False,
 ) -> None:
@@ -41,10 +42,12 @@ def main(  # noqa: PLR0913 -- a command line
     if list_all:
         _print_list(console)
         return
+    if unknown := set(case or ()) - set(ALL_CASES):
+        raise typer.BadParameter(f"no such case: {', '.join(sorted(unknown))}; there are: {'; '.join(ALL_CASES)}")
     suites, implementations, missing = _choose(names or [], with_peers=peers)
     for name in missing:
         console.print(f"{name} is not installed; it joins after: {INSTALL_PEERS}", markup=False)
-    options = Options(implementations, rounds, full, seconds)
+    options = Options(implementations, rounds, full, tuple(case or ()), seconds)
     results = _run(suites, options, console)
     if json_file is not None:
         json_file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

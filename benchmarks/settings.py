@@ -46,10 +46,12 @@ class Options:
         implementations: Names of those to run, the bare loop first.
         num_rounds: Rounds; None for the suite's own number.
         full: Run all cases, not the standard ones alone.
+        cases: Names of the cases of `overhead` to run, instead of the standard ones or all.
         round_seconds: About how long a round of the bare loop lasts.
     """
 
     implementations: tuple[str, ...]
     num_rounds: int | None = None
     full: bool = False
+    cases: tuple[str, ...] = ()
     round_seconds: float = 1.0

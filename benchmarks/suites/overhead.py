@@ -58,8 +58,10 @@ ALL_CASES: dict[str, Setting] = {
 
 
 def run(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure the standard cases, or all."""
-    cases = ALL_CASES if options.full else STANDARD_CASES
+    """Measure the standard cases, all, or those named."""
+    cases = ALL_CASES if options.full or options.cases else STANDARD_CASES
+    if options.cases:
+        cases = {name: setting for name, setting in cases.items() if name in options.cases}
     num_rounds = options.num_rounds or _NUM_ROUNDS
     entries = [BARE, BARE_AGAIN, *(name for name in options.implementations if name != BARE)]
     with ExitStack() as stack:

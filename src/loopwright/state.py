@@ -161,7 +161,7 @@ class TrainerState:
         """Return the text that `save_to_json` writes."""
         # A plain dict of the fields: dataclasses.asdict would copy the whole log history, value by value.
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return json.dumps(fields, indent=2, sort_keys=True, default=_plain_number) + "\n"
+        return json.dumps(fields, indent=2, sort_keys=True, default=plain_number) + "\n"
 
     @classmethod
     def load_from_json(cls, json_path: str | Path) -> Self:
@@ -190,7 +190,7 @@ def collect_states(things: Iterable[Any]) -> dict[str, Any]:
     return {name: states if len(states) > 1 else states[0] for name, states in by_name.items()}
 
 
-def _plain_number(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     """Let json write numbers of NumPy and zero-dimensional tensors, which callbacks put into logs."""
     if callable(item := getattr(value, "item", None)) and getattr(value, "ndim", 0) == 0:
         return item()

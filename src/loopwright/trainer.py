@@ -27,7 +27,14 @@ from loopwright.checkpoint.rotation import rotate
 from loopwright.checkpoint.weights import write_model
 from loopwright.checkpoint.writer import write_checkpoint
 from loopwright.data.collate import ColumnDroppingCollator, default_data_collator
-from loopwright.data.columns import can_return_loss, drop_unused_columns, find_label_names, signature_columns
+from loopwright.data.columns import (
+    can_return_loss,
+    drop_unused_columns,
+    find_label_names,
+    inner_model,
+    is_column_dataset,
+    signature_columns,
+)
 from loopwright.data.device import move_to_device
 from loopwright.data.loaders import build_eval_loader, build_train_loader, has_length, num_examples
 from loopwright.errors import ArgumentError, UnsupportedArgument
@@ -166,7 +173,7 @@ class Trainer:
     def _take_model(self, model: nn.Module) -> None:
         self.model = model.to(self.args.device) if self.args.place_model_on_device else model
         self.model_wrapped = self.model
-        bare = unwrap_model(self.model)
+        bare = inner_model(unwrap_model(self.model))
         self.label_names = self.args.label_names if self.args.label_names is not None else find_label_names(type(bare))
         self.can_return_loss = can_return_loss(type(bare))
         self.model_accepts_loss_kwargs = takes_item_count(bare)
@@ -237,9 +244,10 @@ class Trainer:
         if not self.args.remove_unused_columns:
             return dataset, self.data_collator
         columns = signature_columns(unwrap_model(self.model), self.label_names)
-        if hasattr(dataset, "remove_columns"):
-            return drop_unused_columns(dataset, columns, description), self.data_collator
-        return dataset, ColumnDroppingCollator(self.data_collator, columns)
+        name = type(unwrap_model(self.model)).__name__
+        if is_column_dataset(dataset):
+            return drop_unused_columns(dataset, columns, description, model_name=name), self.data_collator
+        return dataset, ColumnDroppingCollator(self.data_collator, columns, description=description, model_name=name)
 
     def num_examples(self, dataloader: Any) -> int:
         """Return how many examples `dataloader` goes through."""

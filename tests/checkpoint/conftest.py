@@ -41,7 +41,7 @@ def make_snapshot() -> MakeSnapshot:
             "scheduler": scheduler.state_dict(),
             "scaler": {"scale": 2.0**step, "growth_factor": 2.0, "_growth_tracker": 0},
             "randomness": capture_randomness() | {"cpu": torch.Generator().manual_seed(step).get_state()},
-            "trainer_state": TrainerState(epoch=0.5, global_step=step, log_history=[{"loss": 1.0 / step, "step": step}]),
+            "trainer_state": TrainerState(0.5, global_step=step, log_history=[{"loss": 1.0 / step, "step": step}]),
             "loopwright_state": {"run_id": run_id, "position": {"batch": step}},
             "training_args_json": f'{{"seed": {step}}}\n',
         }

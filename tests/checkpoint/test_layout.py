@@ -15,12 +15,20 @@ from loopwright.checkpoint.layout import why_unreadable
 def test_step_of_reads_only_names_of_checkpoints() -> None:
     assert step_of("out/checkpoint-12") == 12
     assert step_of(checkpoint_dir("out", 7)) == 7
-    for other in ("checkpoint-", "checkpoint-1a", "my-checkpoint-1", ".checkpoint-1.host-1.tmp", "checkpoint-1\n", "checkpoint--1"):
+    others = [
+        "checkpoint-",
+        "checkpoint-1a",
+        "my-checkpoint-1",
+        ".checkpoint-1.h-1.tmp",
+        "checkpoint-1\n",
+        "checkpoint--1",
+    ]
+    for other in others:
         assert step_of(other) is None, other
 
 
 def test_checkpoints_are_listed_by_step_and_nothing_else_is(tmp_path: Path) -> None:
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-100", ".checkpoint-11.host-1.tmp", "runs", "checkpoint-x"):
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-100", ".checkpoint-11.h-1.tmp", "runs", "checkpoint-x"):
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint-200").write_text("a file")
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
@@ -32,13 +40,16 @@ def test_last_checkpoint_is_the_one_transformers_finds(tmp_path: Path) -> None:
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-10-old", "tmp-checkpoint-11"):
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint-12").write_text("a file")
-    assert get_last_checkpoint(str(tmp_path)) == peer.get_last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
+    found = get_last_checkpoint(str(tmp_path))
+    assert found == peer.get_last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         get_last_checkpoint(tmp_path / "nowhere")
 
 
 def test_layout_imports_no_torch() -> None:
-    program = "import sys; import loopwright.checkpoint.layout; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    program = (
+        "import sys; import loopwright.checkpoint.layout; sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -51,7 +62,9 @@ def test_every_exported_name_exists() -> None:
         room.no_such_name  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "sub/../../secret", "C:\\secret", "..\\secret", "\\\\host\\x"])
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/passwd", "sub/../../secret", "C:\\secret", "..\\secret", "\\\\host\\x"]
+)
 def test_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret").write_text("x")
     (tmp_path / "here" / "sub").mkdir(parents=True)

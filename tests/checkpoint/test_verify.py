@@ -143,12 +143,13 @@ def test_planted_weights_are_named_and_a_callbacks_file_is_not(checkpoint: Path,
 def test_a_manifest_that_says_something_else_is_refused(checkpoint: Path, change: Any, complaint: str) -> None:
     rewrite_manifest(checkpoint, lambda body: body.update(change))
     (damage,) = find_damage(checkpoint)
-    assert damage.startswith("manifest.json: ") and complaint in damage
+    assert damage.startswith("manifest.json: ")
+    assert complaint in damage
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", '{"format": 1}', "[" * 100_000, "\ud800".encode("utf-16", "surrogatepass")])
-def test_no_text_in_the_manifests_place_gets_through(checkpoint: Path, text: str | bytes) -> None:
-    (checkpoint / "manifest.json").write_bytes(text.encode() if isinstance(text, str) else text)
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b'{"format": 1}', b"[" * 100_000, b"\xff\xfe\x00\xd8"])
+def test_nothing_else_in_the_manifests_place_gets_through(checkpoint: Path, content: bytes) -> None:
+    (checkpoint / "manifest.json").write_bytes(content)
     (damage,) = find_damage(checkpoint)
     assert damage.startswith("manifest.json: ")
 
@@ -161,7 +162,8 @@ def test_several_damages_are_all_named(checkpoint: Path) -> None:
     assert len(damage) == 3
     with pytest.raises(CheckpointDamaged) as caught:
         require_whole(checkpoint)
-    assert str(checkpoint) in str(caught.value) and all(line in str(caught.value) for line in damage)
+    assert str(checkpoint) in str(caught.value)
+    assert all(line in str(caught.value) for line in damage)
 
 
 def test_a_whole_checkpoint_passes_without_a_word(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -97,8 +97,8 @@ SCENES = {
     "iterable": {"data": Stream, "max_steps": 20},
     "bf16": {"bf16": True},
     "early stopping": {
-        "eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "learning_rate": 0.5,
-        "callbacks": (EarlyStoppingCallback(4),),
+        "eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "learning_rate": 0.1,
+        "callbacks": (EarlyStoppingCallback(5),),
     },
 }  # fmt: skip
 
@@ -109,7 +109,7 @@ def test_a_stopped_run_ends_like_one_that_was_never_stopped(scene, step, tmp_pat
     options = SCENES[scene]
     if scene == "accumulation":
         step = min(step, 8)
-    fresh = lambda: {**options, "callbacks": tuple(EarlyStoppingCallback(4) for _ in options.get("callbacks", ()))}  # noqa: E731
+    fresh = lambda: {**options, "callbacks": tuple(EarlyStoppingCallback(5) for _ in options.get("callbacks", ()))}  # noqa: E731
     whole = build(tmp_path / "whole", **fresh())
     whole.train()
     assert whole.state.global_step > step

@@ -215,7 +215,7 @@ def test_kwargs_that_cannot_be_honoured_are_refused(name: str, kwargs: dict[str,
 def test_missing_plan_is_named() -> None:
     with pytest.raises(ArgumentError, match="num_training_steps=None: expected a whole number, the schedule 'linear'"):
         ours.get_scheduler("linear", make_optimizer(), num_warmup_steps=1)
-    with pytest.raises(ArgumentError, match="num_warmup_steps=None: .* 'inverse_sqrt' needs it"):
+    with pytest.raises(ArgumentError, match=r"num_warmup_steps=None: .* 'inverse_sqrt' needs it"):
         ours.get_scheduler("inverse_sqrt", make_optimizer())
     with pytest.raises(ArgumentError, match="num_training_steps=None, num_stable_steps=None"):
         ours.get_wsd_schedule(make_optimizer(), 1, 2)

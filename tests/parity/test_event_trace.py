@@ -1,4 +1,4 @@
-"""The same script under `transformers.Trainer` and under ours must show callbacks the same events, in the same order."""
+"""The same script under `transformers.Trainer` and under ours shows callbacks the same events, in the same order."""
 
 from __future__ import annotations
 

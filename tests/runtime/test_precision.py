@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,7 +32,7 @@ def train_one(precision: Any, model: nn.Module, optimizer: torch.optim.Optimizer
     """Do one update; return what `step` said."""
     optimizer.zero_grad()
     with precision.autocast():
-        loss = model(x).float().sum()
+        loss = model(x).float().mean()
     precision.backward(loss)
     precision.unscale(optimizer)
     return bool(precision.step(optimizer))
@@ -76,7 +74,7 @@ def test_update_without_mixed_precision_is_that_of_plain_torch() -> None:
     x = torch.randn(3, 4)
     assert train_one(precision, mine, torch.optim.SGD(mine.parameters(), lr=0.1), x)
     plain = torch.optim.SGD(other.parameters(), lr=0.1)
-    other(x).float().sum().backward()
+    other(x).float().mean().backward()
     plain.step()
     assert torch.equal(mine.weight, other.weight)
     assert precision.state_dict() == {}
@@ -101,7 +99,7 @@ def test_update_is_made_when_nobody_unscaled_before_it() -> None:
     x = torch.full((1, 4), 0.5)
     optimizer = torch.optim.SGD(mine.parameters(), lr=0.1)
     with precision.autocast():
-        loss = mine(x).float().sum()
+        loss = mine(x).float().mean()
     precision.backward(loss)
     assert mine.weight.grad is not None
     assert mine.weight.grad.abs().max() > 1000  # still scaled
@@ -112,23 +110,27 @@ def test_update_is_made_when_nobody_unscaled_before_it() -> None:
 
 def test_growing_scale_is_no_skipped_update() -> None:
     precision = choose_precision(make_args(fp16=True), CPU)
-    precision.scaler.set_growth_interval(1)  # type: ignore[union-attr]
+    precision.load_state_dict({**precision.state_dict(), "scale": 8.0, "growth_interval": 1})
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scales = []
     for _ in range(3):
         assert train_one(precision, model, optimizer, torch.full((1, 4), 1e-3))
         scales.append(precision.state_dict()["scale"])
-    assert scales == sorted(set(scales))
+    assert scales == [16.0, 32.0, 64.0]
 
 
-def test_scale_at_its_end_is_no_update() -> None:
+def test_weights_survive_any_number_of_infinite_gradients() -> None:
     precision = choose_precision(make_args(fp16=True), CPU)
-    precision.load_state_dict({**precision.state_dict(), "scale": 0.0})
     model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = model.weight.detach().clone()
-    assert train_one(precision, model, torch.optim.SGD(model.parameters(), lr=0.1), torch.ones(1, 4)) is False
+    # Left alone, the scale is 0 after 166 of them, and torch then makes an update with NaN.
+    for _ in range(180):
+        assert train_one(precision, model, optimizer, torch.full((1, 4), float("inf"))) is False
     assert torch.equal(model.weight, before)
+    assert train_one(precision, model, optimizer, torch.full((1, 4), 0.5)) is True
+    assert model.weight.isfinite().all()
 
 
 def test_scale_goes_on_where_it_was() -> None:
@@ -161,7 +163,7 @@ def test_two_formats_at_once_are_refused() -> None:
 
 def test_tf32_is_refused_where_the_device_has_none() -> None:
     assert not has_tf32(CPU)
-    with pytest.raises(ArgumentError, match="tf32=True: expected an NVIDIA GPU .* found cpu"):
+    with pytest.raises(ArgumentError, match=r"tf32=True: expected an NVIDIA GPU .* found cpu"):
         choose_precision(make_args(tf32=True), CPU)
     choose_precision(make_args(tf32=False), CPU)
     choose_precision(make_args(torch_compile=True), CPU)
@@ -231,14 +233,3 @@ def test_device_is_the_one_that_torch_itself_reports() -> None:
     device = choose_device(use_cpu=False)
     assert device.type == (accelerator.type if accelerator else "cpu")
     assert torch.zeros(1, device=device).device == device
-
-
-def test_choosing_loads_no_compiler() -> None:
-    # torch._dynamo takes seconds to import, and every program would pay for it.
-    code = (
-        "import sys, types, torch; from loopwright.runtime.precision import choose_precision;"
-        "args = types.SimpleNamespace(fp16=True, bf16=False, tf32=None, torch_compile=False);"
-        "choose_precision(args, torch.device('cpu')).autocast();"
-        "sys.exit('torch._dynamo' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from loopwright.arguments.choices import IntervalStrategy, SaveStrategy
 
 
-@dataclass
+@dataclass(init=False, repr=False, eq=False)
 class CadenceArguments:
     """Strategies and step counts; a step is an optimizer update."""
 

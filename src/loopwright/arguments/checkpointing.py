@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass
+@dataclass(init=False, repr=False, eq=False)
 class CheckpointingArguments:
     """Contents, rotation, best model and resume."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from loopwright.arguments.annotations import Options
 
 
-@dataclass
+@dataclass(init=False, repr=False, eq=False)
 class ComputeArguments:
     """Activation checkpointing, compilation, caches and kernels."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from loopwright.arguments.choices import SamplingStrategy, StartMethod
 
 
-@dataclass
+@dataclass(init=False, repr=False, eq=False)
 class DataLoadingArguments:
     """Order, columns and worker processes."""
 

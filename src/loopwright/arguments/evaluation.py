@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 
-@dataclass
+@dataclass(init=False, repr=False, eq=False)
 class EvaluationArguments:
     """Predictions, labels and metrics."""
 

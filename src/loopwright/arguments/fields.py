@@ -1,4 +1,8 @@
-"""All fields of `TrainingArguments`, one topic from each file."""
+"""All fields of `TrainingArguments`, one topic from each file.
+
+The topics declare fields and no more: constructor and comparison are made once, for the whole. Made for every topic,
+they took a fifth of the import.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from loopwright.arguments.choices import HubStrategy
 
 
-@dataclass
+@dataclass(init=False, repr=False, eq=False)
 class HubArguments:
     """The Hub, and Trackio's places on it."""
 

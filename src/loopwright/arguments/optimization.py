@@ -8,7 +8,7 @@ from loopwright.arguments.annotations import Options
 from loopwright.arguments.choices import OptimizerNames, SchedulerType
 
 
-@dataclass
+@dataclass(init=False, repr=False, eq=False)
 class OptimizationArguments:
     """Optimizer, schedule and what tempers them."""
 

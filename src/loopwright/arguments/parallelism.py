@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from loopwright.arguments.annotations import Options
 
 
-@dataclass
+@dataclass(init=False, repr=False, eq=False)
 class ParallelismArguments:
     """Device and processes; whatever needs more than one process is refused for now."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass
+@dataclass(init=False, repr=False, eq=False)
 class PrecisionArguments:
     """Mixed precision in training, whole precision in evaluation."""
 

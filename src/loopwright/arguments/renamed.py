@@ -24,7 +24,7 @@ def _flag() -> Any:
     return field(default=None, metadata={"nargs": "?", "const": True})
 
 
-@dataclass
+@dataclass(init=False, repr=False, eq=False)
 class RenamedArguments:
     """The old names."""
 

@@ -10,7 +10,7 @@ from loopwright.arguments.choices import LogLevel, suggest
 from loopwright.errors import ArgumentError
 
 
-@dataclass
+@dataclass(init=False, repr=False, eq=False)
 class ReportingArguments:
     """Log levels, progress bar and trackers."""
 

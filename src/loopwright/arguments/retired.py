@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 
-@dataclass
+@dataclass(init=False, repr=False, eq=False)
 class RetiredArguments:
     """What is left of version 4; each is refused at another value."""
 
@@ -46,10 +46,10 @@ class RetiredArguments:
     """Refused: SageMaker's model parallelism."""
 
     tpu_num_cores: int | None = None
-    """Refused: TPUs."""
+    """Refused: the number of TPU cores."""
 
     tpu_metrics_debug: bool = False
-    """Refused: TPUs."""
+    """Refused: measurements on TPUs."""
 
     dispatch_batches: bool | None = field(default=None, metadata={"nargs": "?", "const": True})
     """Refused: one process loading for all."""

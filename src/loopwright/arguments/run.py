@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from loopwright.arguments.choices import CallbackErrors
 
 
-@dataclass
+@dataclass(init=False, repr=False, eq=False)
 class RunArguments:
     """The run as a whole."""
 

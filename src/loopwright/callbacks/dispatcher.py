@@ -106,7 +106,7 @@ class CallbackHandler:
         self._callbacks = ObservedList((), self.refresh)
         for callback in callbacks:
             self.add_callback(callback)
-        if not any(isinstance(callback, DefaultFlowCallback) for callback in self.callbacks):
+        if not any(_is_default_flow(callback) for callback in self.callbacks):
             logger.warning(
                 "There is no DefaultFlowCallback: nothing logs, evaluates, saves or ends at max_steps unless another "
                 "callback says so. Callbacks:\n%s",
@@ -122,7 +122,9 @@ class CallbackHandler:
 
     @callbacks.setter
     def callbacks(self, callbacks: Iterable[Any]) -> None:
-        self._callbacks = ObservedList(callbacks, self.refresh)
+        # `handler.callbacks += [...]` assigns the list to itself: whoever holds it goes on holding the one in use.
+        if not (callbacks is self._callbacks and isinstance(callbacks, ObservedList)):
+            self._callbacks = ObservedList(callbacks, self.refresh)
         self.refresh()
 
     @property
@@ -177,6 +179,16 @@ class CallbackHandler:
         listener.method = method
         return listener
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is kept by a callback's id holds in this process and for these very objects only.
+        disabled = [number for number, callback in enumerate(self.callbacks) if id(callback) in self._disabled]
+        return {**self.__dict__, "_costs": {}, "_listeners": {}, "_disabled": disabled}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._disabled = {id(state["_callbacks"][number]) for number in state["_disabled"]}
+        self.callbacks = state["_callbacks"]
+
     # Calling
 
     def call_event(self, event: str, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
@@ -190,23 +202,24 @@ class CallbackHandler:
         for listener in listeners:
             try:
                 result = listener.method(args, state, control, **context)
+                # Within the try: what is returned may be no control at all, and that is this callback's error.
+                flags_now = _read_flags(control if result is None else result)
             except Exception as error:
                 self._handle_error(listener, state, error)
-                result = None
+                result, flags_now = None, _read_flags(control)
             now = perf_counter()
             listener.calls += 1
             listener.seconds += now - started
             started = now
             if result is not None:
                 control = result
-            flags_now = _read_flags(control)
             if flags_now != flags:
                 self._note_decisions(listener, state, flags, flags_now)
                 flags = flags_now
         return control
 
     def _note_decisions(self, listener: Listener, state: Any, before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
-        routine = getattr(listener.callback, "routine_flags", ())
+        routine = DefaultFlowCallback.routine_flags if _is_default_flow(listener.callback) else ()
         name = type(listener.callback).__name__
         self.decisions.extend(
             Decision(state.global_step, name, listener.event, flag, bool(new))
@@ -324,3 +337,8 @@ class CallbackHandler:
         disabled = " (disabled)" if id(callback) in self._disabled else ""
         stateful = "yes" if is_exportable(callback) else "no"
         return (str(number), type(callback).__name__ + disabled, f"{seconds:.3f}", stateful, events)
+
+
+def _is_default_flow(callback: Any) -> bool:
+    # By name: transformers' own does the same and may stand in.
+    return any(kind.__name__ == DefaultFlowCallback.__name__ for kind in type(callback).__mro__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from loopwright.callbacks.base import TrainerCallback
@@ -18,6 +20,14 @@ def readable(logs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def write_line(write: Callable[[str], Any], line: str) -> None:
+    """Hand `line` to `write`, its characters escaped where the terminal hasn't got them."""
+    try:
+        write(line)
+    except UnicodeEncodeError:
+        write(line.encode("ascii", "backslashreplace").decode("ascii"))
+
+
 class PrinterCallback(TrainerCallback):
     """Prints every log line; the Trainer takes it instead of the progress bar when `disable_tqdm` is set."""
 
@@ -31,4 +41,5 @@ class PrinterCallback(TrainerCallback):
     ) -> None:
         """Print the line on the first process of the machine."""
         if state.is_local_process_zero and logs is not None:
-            print(readable(logs))
+            with suppress(OSError, ValueError):  # a terminal that has gone away is no reason to stop training
+                write_line(print, str(readable(logs)))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright._support.log import get_logger
 from loopwright.callbacks.base import TrainerCallback
-from loopwright.callbacks.printer import readable
+from loopwright.callbacks.printer import readable, write_line
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
@@ -123,10 +123,7 @@ class ProgressCallback(TrainerCallback):
             return
         line = str({key: self._shorten(value) for key, value in readable(logs).items()})
         with self._surviving():
-            try:
-                bar.write(line)
-            except UnicodeEncodeError:  # a terminal of few characters
-                bar.write(ascii(line)[1:-1])
+            write_line(bar.write, line)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -172,14 +169,15 @@ class ProgressCallback(TrainerCallback):
             self._fall_silent(error)
 
     def _fall_silent(self, error: Exception) -> None:
-        for bar in (self.training_bar, self.prediction_bar):
+        for bar in (self.prediction_bar, self.training_bar):
             if bar is not None:
-                bar.disable = True  # else it writes once more when it is collected
+                with suppress(*_TERMINAL_GONE):  # closed all the same: it writes last
+                    bar.close()
         self.training_bar = self.prediction_bar = None
         if not self._is_silent:
             self._is_silent = True
             with suppress(*_TERMINAL_GONE):  # the log may go to that same terminal
-                logger.warning("The terminal has gone away (%s): no progress is shown from here on", error)
+                logger.warning("The terminal has gone away (%s): no progress is shown from here on", str(error))
 
 
 def _open_bar(**options: Any) -> Any:
@@ -199,6 +197,13 @@ def _bar_class() -> type[Any]:
 
     class Bar(tqdm):  # type: ignore[type-arg]
         monitor_interval = 0  # no watching thread: it would write to a terminal that may be gone
+
+        def __init__(self, **options: Any) -> None:
+            try:
+                super().__init__(**options)
+            except _TERMINAL_GONE:
+                self.close()  # else other bars count with one that is half made, and trip over it
+                raise
 
     return Bar
 

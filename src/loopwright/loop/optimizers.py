@@ -150,7 +150,7 @@ def decay_parameter_names(model: nn.Module) -> list[str]:
     exempt = tuple(
         f"{name}."
         for name, module in model.named_modules(remove_duplicate=False)
-        if name and isinstance(module, _UNDECAYED_TYPES)
+        if isinstance(module, _UNDECAYED_TYPES)  # the model itself has the name "", and "." begins no parameter's
     )
     return [
         name

@@ -54,7 +54,7 @@ def make_plan(args: TrainingArguments, loader: Any, batch_size: int) -> Training
         )
     accumulation = args.gradient_accumulation_steps
     steps_per_epoch = math.ceil(len(loader) / accumulation)
-    examples = num_examples(loader)
+    examples = num_examples(loader, batch_size=batch_size)
     if args.max_steps > 0:
         max_steps = args.max_steps
         num_epochs = math.ceil(max_steps / steps_per_epoch)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from loopwright.data.nesting import map_leaves
 from loopwright.loop.loss import extract_logits
 from loopwright.loop.step import count_items_where_wanted
 
@@ -46,7 +47,7 @@ def predict_batch(
             outputs = model(**inputs)
     if loss_only:
         return loss, None, None
-    logits = detached(extract_logits(outputs, ignore_keys, has_loss=computes_loss))
+    logits = _detached(extract_logits(outputs, ignore_keys, has_loss=computes_loss))
     if isinstance(logits, tuple):
         logits = logits[0] if len(logits) == 1 else logits or None
     return loss, logits, labels
@@ -62,17 +63,9 @@ def _loss_and_outputs(trainer: Any, model: torch.nn.Module, inputs: Any) -> tupl
 
 
 def _pick(inputs: Mapping[str, Any], names: list[str]) -> Any:
-    labels = detached(tuple(inputs[name] for name in names))
+    labels = _detached(tuple(inputs[name] for name in names))
     return labels[0] if len(labels) == 1 else labels
 
 
-def detached(nested: Any) -> Any:
-    """Return `nested` with every tensor detached, in the same containers."""
-    if isinstance(nested, torch.Tensor):
-        return nested.detach()
-    if isinstance(nested, Mapping):
-        return {key: detached(value) for key, value in nested.items()}
-    if isinstance(nested, tuple | list):
-        kind = tuple if isinstance(nested, tuple) else list
-        return kind(detached(value) for value in nested)
-    return nested
+def _detached(nested: Any) -> Any:
+    return map_leaves(nested, lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf)

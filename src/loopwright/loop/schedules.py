@@ -221,7 +221,7 @@ def _min_rate(optimizer: Optimizer, min_lr: float | None, min_lr_rate: float | N
 
 
 def _check_shape(name: str, shape: str) -> None:
-    if shape not in ("linear", "cosine", "1-sqrt"):
+    if shape not in {"linear", "cosine", "1-sqrt"}:
         raise ArgumentError(f"{name}={shape!r}: expected 'linear', 'cosine' or '1-sqrt'")
 
 

@@ -48,7 +48,7 @@ def _local_rank(kind: str, num_devices: int) -> int:
 
 def is_accelerator(device: torch.device) -> bool:
     """Return whether `device` computes beside the CPU, with a memory of its own to copy to."""
-    return device.type not in ("cpu", "meta")
+    return device.type not in {"cpu", "meta"}
 
 
 def empty_cache(device: torch.device) -> None:

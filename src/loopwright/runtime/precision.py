@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+# Further down its inverse has no float32: torch then multiplies gradients by infinity, and takes that for a good step.
+_LOWEST_SCALE = 2.0**-100
 _FIRST_TF32_GENERATION = 8  # Ampere, as the major part of CUDA's compute capability
 # nullcontext keeps no state, so one is enough for all steps, nested ones included.
 _NOTHING = nullcontext()
@@ -42,7 +44,7 @@ class Precision:
         dtype: As given.
         scaler: As given.
         autocast: Called without arguments for each forward, returns the context to run it in. It makes a context each
-            time, which costs 1 µs more than keeping one: torch's autocast objects forget, when entered twice, what to
+            time, a microsecond dearer than keeping one: torch's autocast objects forget, when entered twice, what to
             put back, and autocast would stay on.
     """
 
@@ -78,11 +80,14 @@ class Precision:
             optimizer.step()
             return True
         # A fused optimizer is called in any case and skips by itself, so only the scale tells: it falls after every
-        # skipped step, and after no other. Once at 0 it can't fall further, and no step is ever taken again.
+        # skipped step, and after no other.
         before = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
-        return 0.0 < before <= scaler.get_scale()
+        after = scaler.get_scale()
+        if after < _LOWEST_SCALE:
+            scaler.update(_LOWEST_SCALE)
+        return after >= before
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scaler's state; empty without one."""

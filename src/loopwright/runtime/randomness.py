@@ -58,7 +58,7 @@ def enable_full_determinism(seed: int, warn_only: bool = False) -> None:
         warn_only: Warn, rather than raise, where an operation has no deterministic algorithm.
     """
     set_seed(seed)
-    os.environ.update(_DETERMINISM_VARIABLES)
+    os.environ.update(_DETERMINISM_VARIABLES)  # noqa: TID251 (others read them, we only write)
     torch.use_deterministic_algorithms(True, warn_only=warn_only)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False

@@ -1,0 +1,102 @@
+"""A value other than the default for every argument that is honoured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+# Together they break no rule.
+_OTHER_VALUES: dict[str, Any] = {
+    "output_dir": "elsewhere",
+    "overwrite_output_dir": True,
+    "do_train": True,
+    "do_eval": True,
+    "do_predict": True,
+    "resume_from_checkpoint": "elsewhere/checkpoint-5",
+    "seed": 7,
+    "full_determinism": True,
+    "callback_errors": "disable",
+    "per_device_train_batch_size": 3,
+    "per_device_eval_batch_size": 5,
+    "gradient_accumulation_steps": 2,
+    "num_train_epochs": 1.5,
+    "max_steps": 30,
+    "average_tokens_across_devices": False,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine_with_restarts",
+    "lr_scheduler_kwargs": {"num_cycles": 2},
+    "warmup_steps": 0.1,
+    "optim": "sgd",
+    "optim_args": "momentum=0.9",
+    "weight_decay": 0.01,
+    "adam_beta1": 0.8,
+    "adam_beta2": 0.9,
+    "adam_epsilon": 1e-6,
+    "max_grad_norm": 0.5,
+    "label_smoothing_factor": 0.1,
+    "logging_strategy": "epoch",
+    "logging_steps": 10,
+    "logging_first_step": True,
+    "eval_strategy": "steps",
+    "eval_steps": 20,
+    "eval_delay": 5,
+    "eval_on_start": True,
+    "save_strategy": "steps",  # the default: load_best_model_at_end needs that of eval_strategy
+    "save_steps": 40,
+    "bf16": True,
+    "fp16": False,  # the default: bf16 excludes it
+    "bf16_full_eval": True,
+    "fp16_full_eval": False,
+    "tf32": False,
+    "gradient_checkpointing": True,
+    "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    "activation_checkpointing": True,
+    "activation_checkpointing_kwargs": {"use_reentrant": False},
+    "torch_compile": True,
+    "torch_compile_backend": "eager",
+    "torch_compile_mode": "default",
+    "use_cache": True,
+    "torch_empty_cache_steps": 4,
+    "use_cpu": True,
+    "local_rank": 0,
+    "train_sampling_strategy": "sequential",
+    "data_seed": 8,
+    "remove_unused_columns": False,
+    "label_names": ["labels", "more"],
+    "dataloader_drop_last": True,
+    "dataloader_num_workers": 2,
+    "dataloader_pin_memory": False,
+    "dataloader_persistent_workers": True,
+    "dataloader_prefetch_factor": 3,
+    "dataloader_multiprocessing_context": "spawn",
+    "dataloader_in_order": False,
+    "prediction_loss_only": True,
+    "eval_accumulation_steps": 6,
+    "eval_do_concat_batches": False,
+    "include_for_metrics": ["inputs", "loss"],
+    "batch_eval_metrics": True,
+    "save_total_limit": 2,
+    "save_only_model": True,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "accuracy",
+    "greater_is_better": False,
+    "ignore_data_skip": True,
+    "restore_callback_states_from_checkpoint": False,
+    "report_to": ["tensorboard", "wandb"],
+    "run_name": "first",
+    "project": "digits",
+    "logging_dir": "elsewhere/tensorboard",
+    "logging_nan_inf_filter": False,
+    "include_num_input_tokens_seen": "non_padding",
+    "log_level": "info",
+    "log_level_replica": "error",
+    "log_on_each_node": False,
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture
+def other_values() -> dict[str, Any]:
+    """Return values for all honoured arguments, nearly all of them not the default."""
+    return dict(_OTHER_VALUES)

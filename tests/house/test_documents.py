@@ -1,0 +1,88 @@
+"""Documents say what is: commands exist, links lead somewhere, files named in drawings are there."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loopwright import TrainingArguments
+from loopwright.arguments.docstrings import field_docstrings
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+FOLDERS = ("src", "tests", "docs", "benchmarks", "examples", "requirements", ".ci")
+EVERYTHING = [*ROOT.glob("*"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*"))]
+TEXT_FILES = sorted(
+    path
+    for path in EVERYTHING
+    if path.is_file() and "__pycache__" not in path.parts and path.suffix not in {".png", ".svg", ".pyc"}
+)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def make_targets() -> set[str]:
+    finished = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(re.findall(r"make (\w+)", finished.stdout))
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(TrainingArguments)])
+def test_argument_is_documented_under_its_field(field: str) -> None:
+    assert len(field_docstrings(TrainingArguments).get(field, "")) > 10
+
+
+def test_makefile_has_the_commands_of_the_house() -> None:
+    assert make_targets() >= {"help", "setup", "demo", "test", "lint", "lock", "clean", "benchmark"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_in_pages_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    code = re.findall(r"```.*?```|`[^`\n]+`", text, flags=re.DOTALL)
+    named = {target for piece in code for target in re.findall(r"\bmake ([a-z]+)", piece)}
+    assert named <= make_targets()
+    modules = {name for piece in code for name in re.findall(r"python -m (benchmarks[.\w]*)", piece)}
+    assert all((ROOT / module.replace(".", "/")).exists() for module in modules)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    dead = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert dead == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_named_in_pages_exist(page: Path) -> None:
+    names = set(re.findall(r"(?<![\w/.<-])((?:\w+/)*\w+\.py)\b", page.read_text(encoding="utf-8")))
+    there = [path.as_posix() for path in TEXT_FILES]
+    assert [name for name in sorted(names) if not any(path.endswith(f"/{name}") for path in there)] == []
+
+
+@pytest.mark.parametrize("path", TEXT_FILES, ids=name_of)
+def test_file_names_no_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    # Split, so that this file does not find itself.
+    homes = "|".join(("wo" + "rk", "ro" + "ot", "ho" + "me", "op" + "t", "Us" + "ers"))
+    assert re.findall(rf"(?<![\w.~}}/-])/(?:{homes})/\w+", text) == []
+    hosts = "|".join(("py" + r"pi\.org", "python" + r"hosted\.org", r"download\.py" + r"torch\.org"))
+    assert re.findall(hosts, text) == []
+
+
+def test_pages_build_without_a_warning(tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "EarlyStoppingCallback" in (tmp_path / "site/reference/index.html").read_text(encoding="utf-8")

@@ -132,7 +132,8 @@ class Trainer:
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
         self.optimizer, self.lr_scheduler = optimizers
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
-        self.precision = choose_precision(self.args, self.args.device)
+        self._device = self.args.device
+        self.precision = choose_precision(self.args, self._device)
         self._take_model(model if model is not None else self.call_model_init())
 
         self.run_id = uuid.uuid4().hex
@@ -171,7 +172,7 @@ class Trainer:
             set_seed(self.args.seed)
 
     def _take_model(self, model: nn.Module) -> None:
-        self.model = model.to(self.args.device) if self.args.place_model_on_device else model
+        self.model = model.to(self._device) if self.args.place_model_on_device else model
         self.model_wrapped = self.model
         bare = inner_model(unwrap_model(self.model))
         self.label_names = self.args.label_names if self.args.label_names is not None else find_label_names(type(bare))
@@ -266,7 +267,7 @@ class Trainer:
         return batches, step.count_items_where_wanted(self, batches)
 
     def _prepare_input(self, data: Any) -> Any:
-        return move_to_device(data, self.args.device, non_blocking=self.args.dataloader_pin_memory)
+        return move_to_device(data, self._device, non_blocking=self.args.dataloader_pin_memory)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         return self._prepare_input(inputs)
@@ -282,7 +283,8 @@ class Trainer:
         """Make and return the optimizer, where there is none yet."""
         if self.optimizer is None:
             target = unwrap_model(model if model is not None else self.model)
-            self.optimizer = build_optimizer(target, self.args, self.optimizer_cls_and_kwargs)
+            chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, target)
+            self.optimizer = build_optimizer(target, self.args, chosen, self.get_decay_parameter_names(target))
         optimizer: torch.optim.Optimizer = self.optimizer
         return optimizer
 

@@ -12,7 +12,7 @@ from loopwright import CallbackHandler, Event, TrainerCallback, TrainerControl, 
 from loopwright.callbacks import events
 from loopwright.callbacks.events import EventContext
 
-OWN_KEYWORDS = {
+OWN_KEYWORDS: dict[Event, dict[str, Any]] = {
     Event.EVALUATE: {"metrics": {"eval_loss": 1.0}},
     Event.PREDICT: {"metrics": {"test_loss": 1.0}},
     Event.LOG: {"logs": {"loss": 1.0}},

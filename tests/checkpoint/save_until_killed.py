@@ -97,11 +97,11 @@ def main() -> None:
     torch.set_num_threads(1)
     instants = random.Random(seed)
     output_dir.mkdir()
-    version = 1
+    newest = 0
     for _ in range(kills):
-        found = kill_once(output_dir, version, instants.uniform(0.02, 0.35))
+        found = kill_once(output_dir, newest + 1, instants.uniform(0.02, 0.35))
         print(json.dumps(found), flush=True)
-        version = max([version, *found["acknowledged"], *found["cleared"].values()]) + 1
+        newest = max([newest, *found["acknowledged"], *found["cleared"].values()])
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ def test_pages_build_without_a_warning(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=200,
+        check=False,
     )
     assert finished.returncode == 0, finished.stderr
     assert "EarlyStoppingCallback" in (tmp_path / "site/reference/index.html").read_text(encoding="utf-8")

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from loopwright.arguments.devices import choose_device
 from loopwright.errors import ArgumentError
-from loopwright.runtime.device import choose_device, empty_cache, is_accelerator
+from loopwright.runtime.device import empty_cache, is_accelerator
 from loopwright.runtime.precision import apply_tf32, choose_precision, has_tf32
 
 CPU = torch.device("cpu")

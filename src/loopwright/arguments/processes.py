@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from loopwright._support.env import read_int
 from loopwright._support.log import ROOT_NAME, get_logger
 from loopwright.arguments.choices import ParallelMode
+from loopwright.arguments.devices import choose_device
 from loopwright.arguments.fields import ArgumentFields
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class ProcessView(ArgumentFields):
     @property
     def device(self) -> torch.device:
         """The device of this process: CUDA or MPS where there is one, unless `use_cpu`; else the CPU."""
-        return _choose_device(self.use_cpu, self.local_process_index)
+        return _device_once(self.use_cpu, self.local_process_index)
 
     @property
     def n_gpu(self) -> int:
@@ -123,13 +124,6 @@ class ProcessView(ArgumentFields):
                 dist.barrier()
 
 
-@functools.cache  # asked for at every step, and the same throughout the process
-def _choose_device(use_cpu: bool, local_process_index: int) -> torch.device:
-    # Not at the top: arguments are read and checked in programs that never load torch.
-    import torch  # noqa: PLC0415
-
-    if use_cpu:
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device("cuda", local_process_index)
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+@functools.cache  # asked for all the time, and the same throughout the process
+def _device_once(use_cpu: bool, local_process_index: int) -> torch.device:
+    return choose_device(use_cpu)

@@ -67,6 +67,7 @@ class TrainingLoop:
         self.position = position
         self.window = window
         self.after_fast_forward = after_fast_forward
+        self.device = trainer.args.device
         self.start_time = time.time()
         self.last_logged_step = trainer.state.global_step
         self.grad_norm: Any = None
@@ -105,7 +106,7 @@ class TrainingLoop:
         cut_short = False
         while not self.is_done and self.position.batches < self.plan.batches_per_epoch:
             wanted = min(self.plan.accumulation, self.plan.batches_per_epoch - self.position.batches)
-            group, num_items = trainer.get_batch_samples(batches, wanted, trainer.args.device)
+            group, num_items = trainer.get_batch_samples(batches, wanted, self.device)
             if not group:
                 break
             self.run_update(group, num_items)

@@ -149,6 +149,36 @@ def test_a_pipe_that_breaks_does_not_stop_the_run(tmp_path):
     assert (tmp_path / "log").read_text().count("The terminal has gone away") == 1
 
 
+def test_a_trainer_outlives_its_pipe_with_bar_and_with_printer(tmp_path):
+    body = f"""
+        import torch
+        from torch import nn
+        from loopwright import Trainer, TrainingArguments
+
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear = nn.Linear(1, 1)
+
+            def forward(self, x):
+                return {{"loss": self.linear(x).square().mean()}}
+
+        torch.set_num_threads(1)
+        data = [{{"x": torch.ones(1)}}] * 8
+        for disable_tqdm in (False, True):
+            args = TrainingArguments(
+                {str(tmp_path)!r}, max_steps=30, logging_steps=1, use_cpu=True, report_to="none",
+                eval_strategy="steps", eval_steps=10, save_strategy="no", disable_tqdm=disable_tqdm,
+            )
+            trainer = Trainer(Model(), args, train_dataset=data, eval_dataset=data)
+            with open({str(tmp_path / "steps")!r}, "a") as file:
+                file.write(f"{{trainer.train().global_step}} ")
+    """
+    shell = f"{sys.executable} -u {program(tmp_path, body)} 2>&1 | head -1"
+    subprocess.run(["bash", "-c", shell], capture_output=True, timeout=120, check=False)
+    assert (tmp_path / "steps").read_text() == "30 30 "
+
+
 def test_a_program_without_a_console_runs(tmp_path):
     # Python sets sys.stdout and sys.stderr to None where the descriptors are closed, as pythonw has them.
     body = f"""

@@ -3,8 +3,6 @@ from __future__ import annotations
 import os
 import pickle
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,26 +169,25 @@ def test_what_is_no_random_state_is_refused_by_name(name: str, state: Any) -> No
         restore_randomness(capture_randomness() | {name: state})
 
 
-DETERMINISM = """
-import os, sys, warnings
-import torch
-from loopwright import {library}enable_full_determinism
-enable_full_determinism(3, warn_only=True)
-print(torch.rand(1).item(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic,
-      torch.is_deterministic_algorithms_warn_only_enabled(), torch.backends.cudnn.benchmark,
-      sorted(item for item in os.environ.items() if any(word in item[0] for word in ("DETERM", "BLOCK", "CUBLAS"))))
-"""
-
-
-def test_full_determinism_sets_what_transformers_sets() -> None:
+def test_full_determinism_sets_what_transformers_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = []
-    for module in ("loopwright.runtime.randomness", "transformers"):
-        program = DETERMINISM.replace("from loopwright import {library}", f"from {module} import ")
-        clean = {name: value for name, value in os.environ.items() if "BLOCKING" not in name and "CUBLAS" not in name}
-        outcomes.append(
-            subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=clean)
+    for enable in (enable_full_determinism, transformers.enable_full_determinism):
+        environment: dict[str, str] = {}
+        monkeypatch.setattr(os, "environ", environment)
+        monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+        monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+        torch.use_deterministic_algorithms(False)
+        enable(3, warn_only=True)
+        flags = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.backends.cudnn.deterministic,
+            torch.backends.cudnn.benchmark,
         )
-    assert outcomes[0].stdout == outcomes[1].stdout != ""
+        outcomes.append((environment, flags, draw()))
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0][1] == (True, True, True, False)
+    assert len(outcomes[0][0]) == 5
 
 
 def test_full_determinism_raises_where_not_told_to_warn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,7 @@ class CallbackHandler:
         self._disabled: set[int] = set()
         self._listeners: dict[str, tuple[Listener, ...]] = {}
         self._callbacks = ObservedList((), self.refresh)
+        self.refresh()  # without a single callback, events still come
         for callback in callbacks:
             self.add_callback(callback)
         if not any(_is_default_flow(callback) for callback in self.callbacks):

@@ -52,7 +52,9 @@ def _without_changed(instance: Any, saved: dict[str, Any], begun: dict[str, Any]
     changed = {name: now[name] for name, value in begun.items() if name in now and _text(now[name]) != _text(value)}
     if changed:
         logger.warning("%s was saved with other arguments; the new ones stand: %s", type(instance).__name__, changed)
-    return {name: changed.get(name, value) for name, value in saved.items()}
+    # What is the same stays the very object: a tuple would come back as a list.
+    same = {name: now[name] for name, value in saved.items() if name in now and _text(now[name]) == _text(value)}
+    return {**saved, **same, **{name: value for name, value in changed.items() if name in saved}}
 
 
 def _text(value: Any) -> str:

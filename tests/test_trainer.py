@@ -294,6 +294,24 @@ def test_a_window_without_the_filter_is_nan_as_a_whole(build):
     assert trainer.state.log_history[0]["nonfinite_steps"] == 1
 
 
+def test_tokens_are_counted_with_and_without_padding(build):
+    class Embedding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(5, 2)
+
+        def forward(self, input_ids, attention_mask, labels):
+            return {"loss": nn.functional.cross_entropy(self.table(input_ids).mean(1), labels)}
+
+    rows = [{"input_ids": [1, 2, 0], "attention_mask": [1, 1, 0], "labels": index % 2} for index in range(8)]
+    for counted, expected in (("all", 24), ("non_padding", 16)):
+        trainer = build(Embedding(), data=rows, num_train_epochs=1, include_num_input_tokens_seen=counted)
+        trainer.train()
+        assert trainer.state.num_input_tokens_seen == expected
+        assert trainer.state.log_history[-2]["num_input_tokens_seen"] == expected
+        assert trainer.state.log_history[-2]["train_tokens_per_second"] > 0
+
+
 def test_keys_that_callbacks_add_stand_in_the_history(build):
     class Adding(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kwargs):

@@ -499,6 +499,9 @@ class Trainer:
             logs["epoch"] = self.state.epoch
         if self.args.include_num_input_tokens_seen != "no":
             logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
+            if start_time is not None and self.training_loop is not None:
+                tokens = self.state.num_input_tokens_seen - self.training_loop.tokens_at_start
+                logs.update(speed_metrics("train", start_time, num_tokens=tokens))
         line = {**logs, "step": self.state.global_step}
         self.state.log_history.append(line)
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
@@ -512,6 +515,7 @@ class Trainer:
             limit=self.args.save_total_limit,
             run_id=self.run_id,
             best=self.state.best_model_checkpoint,
+            keep=[checkpoint],
         )
         return checkpoint
 

@@ -31,8 +31,8 @@ def make_recorder(seen: list[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> Tr
     def answer(name: str) -> Any:
         return lambda self, *arguments, **keywords: seen.append((name, arguments, keywords))
 
-    kind = type("Recorder", (TrainerCallback,), {event.value: answer(event.value) for event in Event})
-    return kind()
+    recorder: TrainerCallback = type("Recorder", (TrainerCallback,), {event: answer(event) for event in Event})()
+    return recorder
 
 
 def test_callback_has_one_method_for_each_event_in_its_order() -> None:
@@ -81,7 +81,7 @@ def test_event_reaches_its_method_alone_with_what_it_promises(event: Event) -> N
 
 @pytest.mark.parametrize("event", Event)
 def test_untouched_method_answers_nothing(event: Event) -> None:
-    keywords = {"metrics": {}} if event is Event.PREDICT else {}
+    keywords: dict[str, Any] = {"metrics": {}} if event is Event.PREDICT else {}
     assert getattr(TrainerCallback(), event.value)(None, None, None, **keywords) is None
 
 

@@ -29,7 +29,7 @@ def name_of(path: Path) -> str:
 
 
 def make_targets() -> set[str]:
-    finished = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    finished = subprocess.run(["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(re.findall(r"make (\w+)", finished.stdout))
 
 

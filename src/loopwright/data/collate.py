@@ -65,7 +65,7 @@ class ColumnDroppingCollator:
 
     def __init__(
         self,
-        collate: Callable[[list[Any]], Any],
+        collate: Callable[[Any], Any],
         keep: Collection[str],
         *,
         description: str = "training",

@@ -114,7 +114,11 @@ class LossWindow:
 
 
 def speed_metrics(
-    split: str, start_time: float, num_samples: float | None = None, num_steps: float | None = None
+    split: str,
+    start_time: float,
+    num_samples: float | None = None,
+    num_steps: float | None = None,
+    num_tokens: float | None = None,
 ) -> dict[str, float]:
     """Return `<split>_runtime` in seconds since `start_time` (of `time.time`), and what was done per second."""
     runtime = time.time() - start_time
@@ -124,4 +128,6 @@ def speed_metrics(
             metrics[f"{split}_samples_per_second"] = round(num_samples / runtime, 3)
         if num_steps is not None:
             metrics[f"{split}_steps_per_second"] = round(num_steps / runtime, 3)
+        if num_tokens is not None:
+            metrics[f"{split}_tokens_per_second"] = round(num_tokens / runtime, 3)
     return metrics

@@ -7,6 +7,7 @@ from typing import Any
 
 from loopwright._support.log import get_logger
 from loopwright.callbacks.persistence import capture_states
+from loopwright.checkpoint.hidden import clear_leftovers
 from loopwright.checkpoint.layout import list_checkpoints
 from loopwright.checkpoint.reader import load_loopwright_state, load_model_weights, load_trainer_state
 from loopwright.checkpoint.verify import newest_whole, require_whole
@@ -34,6 +35,8 @@ def choose_checkpoint(output_dir: str, asked: str | Path | bool | None) -> Path 
         CheckpointNotFound: True was given and no checkpoint is whole.
         CheckpointDamaged: the one at the given path isn't.
     """
+    # First, because a replacement that was cut in half may hide the checkpoint to go on from.
+    clear_leftovers(output_dir)
     if asked is None or asked is False:
         _mention_leftovers(output_dir)
         return None

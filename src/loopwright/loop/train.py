@@ -70,6 +70,7 @@ class TrainingLoop:
         self.device = trainer.args.device
         self.start_time = time.time()
         self.last_logged_step = trainer.state.global_step
+        self.tokens_at_start = trainer.state.num_input_tokens_seen
         self.grad_norm: Any = None
         self.learning_rate: float | None = None
         self.is_done = False

@@ -555,6 +555,7 @@ def test_a_copy_of_the_handler_works_on_its_own(duplicate):
     (original,), (copied,) = ([c for c in each.callbacks if isinstance(c, Notes)] for each in (handler, twin))
     assert original.book == ["notes"]
     assert copied.book == ["notes", "notes"]
+    assert [cost.calls for cost in twin.costs() if cost.callback is copied] == [1]
     assert all(cost.callback in twin.callbacks for cost in twin.costs())
     assert "Raises (disabled)" in str(twin)
     late = AlsoThere()

@@ -253,6 +253,19 @@ def test_it_stays_silent_after_the_first_failure_until_the_next_training(open_te
     callback.on_train_end(None, state, CONTROL)
 
 
+def test_a_bar_that_tqdm_gave_up_is_given_up_with_a_word(open_terminal, caplog):
+    terminal = open_terminal()
+    callback, state = begin()
+    terminal.err.error = OSError(5, "Input/output error")  # tqdm swallows this one
+    callback.training_bar.last_print_t = 0.0
+    step(callback, state)
+    assert callback.training_bar is not None
+    callback.on_log(None, state, CONTROL, logs={"loss": 1.0})
+    callback.on_log(None, state, CONTROL, logs={"loss": 1.0})
+    assert callback.training_bar is None
+    assert caplog.text.count("The terminal has gone away") == 1
+
+
 def test_a_log_that_goes_to_the_same_dead_terminal_does_not_raise(open_terminal):
     terminal = open_terminal()
     handler = logging.StreamHandler(terminal.err)
@@ -377,12 +390,11 @@ def test_only_the_first_process_of_all_shows_anything(open_terminal):
 
 def test_bars_that_could_not_be_drawn_leave_others_alone(open_terminal):
     terminal = open_terminal()
-    terminal.err.error = OSError(5, "Input/output error")
-    failed = []
+    error = terminal.err.error = OSError(5, "Input/output error")
     for _ in range(25):  # more than a terminal has lines
-        failed.append(ProgressCallback())
-        failed[-1].on_train_begin(None, TrainerState(max_steps=3), CONTROL)
+        ProgressCallback().on_train_begin(None, TrainerState(max_steps=3), CONTROL)
     terminal.err.error = None
+    assert error.__traceback__ is not None  # which keeps alive what was half made
     callback, state = begin(steps=3)
     assert callback.training_bar.pos == 0
     callback.on_train_end(None, state, CONTROL)

@@ -127,6 +127,22 @@ def test_a_stopped_run_ends_like_one_that_was_never_stopped(scene, step, tmp_pat
     ] == [callback.state() for callback in whole.callback_handler.callbacks if isinstance(callback, ExportableState)]
 
 
+class CutEpoch(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_epoch_stop = state.global_step == 4
+
+
+def test_an_epoch_that_a_callback_cut_short_stays_cut(tmp_path):
+    whole = build(tmp_path / "whole", callbacks=(CutEpoch(),), save_steps=4)
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "parts", callbacks=(CutEpoch(), Stop(4)), save_steps=4).train()
+    resumed = build(tmp_path / "parts", callbacks=(CutEpoch(),), save_steps=4)
+    resumed.train(resume_from_checkpoint=True)
+    assert steady(resumed.state.log_history) == steady(whole.state.log_history)
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
+
+
 def test_a_finished_run_that_is_resumed_does_no_step_more(tmp_path):
     first = build(tmp_path, max_steps=9, save_steps=3)
     first.train()

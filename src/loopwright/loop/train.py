@@ -32,11 +32,13 @@ class Position:
     Attributes:
         epoch: Index of the epoch, counted from 0.
         batches: Micro-batches of it that have been used.
+        is_cut: Whether a callback has ended it before its last batch.
         epoch_ended: Whether its `on_epoch_end` has been called too.
     """
 
     epoch: int = 0
     batches: int = 0
+    is_cut: bool = False
     epoch_ended: bool = False
 
 
@@ -105,7 +107,7 @@ class TrainingLoop:
         # Taken anew each epoch: callbacks freeze and unfreeze, and may add modules.
         self._parameters = list(trainer.model.parameters())
         cut_short = False
-        while not self.is_done and self.position.batches < self.plan.batches_per_epoch:
+        while not (self.is_done or self.position.is_cut) and self.position.batches < self.plan.batches_per_epoch:
             wanted = min(self.plan.accumulation, self.plan.batches_per_epoch - self.position.batches)
             group, num_items = trainer.get_batch_samples(batches, wanted, self.device)
             if not group:
@@ -150,6 +152,7 @@ class TrainingLoop:
         state.epoch = self.position.epoch + self.position.batches / self.plan.batches_per_epoch
         trainer.control = handler.on_step_end(args, state, trainer.control)
         control = trainer.control
+        self.position.is_cut = control.should_epoch_stop
         if control.should_log or control.should_evaluate or control.should_save:
             self.act()
 

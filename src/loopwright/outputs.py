@@ -15,7 +15,7 @@ class EvalPrediction:
         inputs: The model's main input, where `include_for_metrics` names "inputs"; else None.
         losses: One loss per example, shape (examples,), where `include_for_metrics` names "loss"; else None.
 
-    Unpacks and indexes as (predictions, label_ids[, inputs][, losses]), leaving out what is None.
+    Unpacks and indexes as `(predictions, label_ids[, inputs][, losses])`, leaving out what is None.
     """
 
     def __init__(self, predictions: Any, label_ids: Any, inputs: Any = None, losses: Any = None) -> None:

@@ -367,6 +367,40 @@ def test_batch_eval_metrics_are_summed_up_by_the_function(build):
     assert calls == [(4, False), (4, False), (2, True)]
 
 
+# Ways to compute
+
+
+def test_a_compiled_model_trains_to_the_same_weights(build):
+    plain, compiled = build(), build(torch_compile_backend="eager")
+    plain.train()
+    compiled.train()
+    assert compiled.model_wrapped is not compiled.model
+    assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), compiled.model.parameters(), strict=True))
+
+
+def test_half_precision_scales_its_gradients_and_saves_the_scale(build, tmp_path):
+    trainer = build(fp16=True, save_strategy="steps", save_steps=10)
+    trainer.train()
+    assert trainer.precision.scaler is not None
+    assert (tmp_path / "out" / "checkpoint-10" / "scaler.pt").exists()
+    assert math.isfinite(trainer.state.log_history[-1]["train_loss"])
+
+
+def test_gradient_checkpointing_is_asked_of_the_model_or_refused(build):
+    class Willing(Classifier):
+        asked = None
+
+        def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs=None):
+            self.asked = gradient_checkpointing_kwargs
+
+    options = {"use_reentrant": False}
+    trainer = build(Willing(), gradient_checkpointing=True, gradient_checkpointing_kwargs=options, max_steps=1)
+    trainer.train()
+    assert trainer.model.asked == options
+    with pytest.raises(ArgumentError, match="has no gradient_checkpointing_enable"):
+        build(gradient_checkpointing=True, max_steps=1).train()
+
+
 # Saving
 
 

@@ -30,7 +30,7 @@ ABOUT = "time of a training step over the bare loop's"
 BARE_AGAIN = "bare again"
 LOSS_TOLERANCE = 1e-5
 
-_NUM_ROUNDS = 11
+_NUM_ROUNDS = 9
 _CALIBRATION_STEPS = 100
 _CHECK_STEPS = 20
 

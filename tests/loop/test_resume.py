@@ -96,6 +96,7 @@ SCENES = {
     "plateau": {"eval_strategy": "steps", "eval_steps": 2, "lr_scheduler_type": "reduce_lr_on_plateau"},
     "iterable": {"data": Stream, "max_steps": 20},
     "bf16": {"bf16": True},
+    "fp16": {"fp16": True},
     "early stopping": {
         "eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "learning_rate": 0.1,
         "callbacks": (EarlyStoppingCallback(5),),

@@ -133,3 +133,32 @@ def test_a_tiny_transformers_model_trains_saves_and_comes_back(tmp_path):
     for name, value in again.state_dict().items():
         assert torch.equal(value, trainer.model.state_dict()[name])
     assert trainer.predict(examples).predictions.shape == (8, 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"label_smoothing_factor": 0.2}, {"gradient_accumulation_steps": 2}, {"activation_checkpointing": True}],
+    ids=str,
+)
+def test_a_tiny_language_model_trains_as_in_transformers(options, tmp_path):
+    def train(library):
+        config = transformers.GPT2Config(
+            vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+        )
+        torch.manual_seed(0)
+        model = transformers.GPT2LMHeadModel(config)
+        rows = [
+            {"input_ids": [i % 7, 2, 3, 4, i % 5], "labels": [-100, 2, 3, 4 if i % 3 else -100, 1]} for i in range(10)
+        ]
+        args = library.TrainingArguments(
+            str(tmp_path / library.__name__), max_steps=6, per_device_train_batch_size=2, logging_steps=1, use_cpu=True,
+            disable_tqdm=True, report_to="none", save_strategy="no", learning_rate=1e-2, **options,
+        )  # fmt: skip
+        trainer = library.Trainer(model, args, train_dataset=rows, eval_dataset=rows)
+        trainer.train()
+        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        return losses, trainer.evaluate()["eval_loss"]
+
+    theirs, ours = train(transformers), train(loopwright)
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
+    assert ours[1] == pytest.approx(theirs[1], rel=1e-5)

@@ -40,7 +40,9 @@ def takes_item_count(model: nn.Module) -> bool:
 def shifts_labels(model: nn.Module) -> bool:
     """Return whether the model is a decoder that predicts label i+1 at i, so that the first label never counts."""
     is_encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    return getattr(model, "loss_type", None) == "ForCausalLM" and not is_encoder_decoder
+    # Asked of the function, not of `loss_type`: some models (GPT-2) leave that None and shift all the same.
+    name = getattr(getattr(model, "loss_function", None), "__name__", None)
+    return name == "ForCausalLMLoss" and not is_encoder_decoder
 
 
 def count_items(batch: Any, *, shifted: bool) -> torch.Tensor | None:

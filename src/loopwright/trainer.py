@@ -470,7 +470,7 @@ class Trainer:
         """Go through `dataloader` without training, and return predictions, labels, metrics and their number."""
         args = self.args
         model = prediction.model_for_evaluation(self.model_wrapped, args, is_in_train=self.is_in_train)
-        logger.info("%s of %s examples", description, len(dataloader) if has_length(dataloader) else "unknown many")
+        logger.info("%s of %s batches", description, len(dataloader) if has_length(dataloader) else "unknown many")
         loop = EvaluationLoop(
             self,
             prediction_loss_only=args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only,

@@ -26,7 +26,6 @@ class TrainingPlan:
         accumulation: Micro-batches in an update.
         num_examples: Examples in an epoch.
         num_train_samples: Examples in the whole training.
-        length_known: Whether the loader could say how long it is.
     """
 
     num_epochs: int
@@ -36,7 +35,6 @@ class TrainingPlan:
     accumulation: int
     num_examples: int
     num_train_samples: float
-    length_known: bool
 
 
 def make_plan(args: TrainingArguments, loader: Any, batch_size: int) -> TrainingPlan:
@@ -63,9 +61,7 @@ def make_plan(args: TrainingArguments, loader: Any, batch_size: int) -> Training
         max_steps = math.ceil(args.num_train_epochs * steps_per_epoch)
         num_epochs = math.ceil(args.num_train_epochs)
         num_train_samples = examples * args.num_train_epochs
-    return TrainingPlan(
-        num_epochs, max_steps, steps_per_epoch, len(loader), accumulation, examples, num_train_samples, True
-    )
+    return TrainingPlan(num_epochs, max_steps, steps_per_epoch, len(loader), accumulation, examples, num_train_samples)
 
 
 def _plan_without_length(args: TrainingArguments, batch_size: int) -> TrainingPlan:
@@ -84,5 +80,4 @@ def _plan_without_length(args: TrainingArguments, batch_size: int) -> TrainingPl
         args.gradient_accumulation_steps,
         samples,
         samples,
-        False,
     )

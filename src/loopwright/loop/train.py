@@ -51,24 +51,25 @@ class TrainingLoop:
         loader: Gives the micro-batches.
         position: Where to begin.
         window: Sums up the losses.
-        after_fast_forward: Called once the data stands at `position`, to put the random states back.
+
+    Attributes:
+        after_fast_forward: Called once, when the data stands at `position`: puts the random states back.
     """
 
-    def __init__(  # noqa: PLR0913 -- one argument a part
+    def __init__(
         self,
         trainer: TrainingHooks,
         plan: TrainingPlan,
         loader: Any,
         position: Position,
         window: LossWindow,
-        after_fast_forward: Callable[[], None] | None = None,
     ) -> None:
         self.trainer = trainer
         self.plan = plan
         self.loader = loader
         self.position = position
         self.window = window
-        self.after_fast_forward = after_fast_forward
+        self.after_fast_forward: Callable[[], None] | None = None
         self.device = trainer.args.device
         self.start_time = time.time()
         self.last_logged_step = trainer.state.global_step

@@ -7,6 +7,11 @@
     ├── CheckpointError          (RuntimeError)       something about saved state
     │   ├── CheckpointNotFound   (ValueError)         nothing to resume from
     │   └── CheckpointDamaged                         files missing, cut short, changed or swapped
+    ├── JournalError             (RuntimeError)       the journal could not be opened, written or read
+    │   ├── JournalBusy                               another process writes or delivers it
+    │   └── JournalNotFound      (ValueError)         there is none
+    ├── TrackerError             (RuntimeError)       a tracker could not take what it was given
+    │   └── RecordRefused                             one record that the service will never take
     └── MissingExtra             (ImportError)        an optional package; the message holds the pip line
 
 Each also is the built-in error that transformers raises in its place: an `except ValueError` written for it works.
@@ -43,5 +48,41 @@ class CheckpointDamaged(CheckpointError):
     """A checkpoint's files are missing, cut short, changed or not the ones that were written."""
 
 
+class JournalError(LoopwrightError, RuntimeError):
+    """The journal could not be opened, written or read."""
+
+
+class JournalBusy(JournalError):
+    """Another process holds the journal, or its delivery."""
+
+
+class JournalNotFound(JournalError, ValueError):
+    """There is no journal in the directory."""
+
+
+class TrackerError(LoopwrightError, RuntimeError):
+    """A tracker could not take what it was given; it is tried again."""
+
+
+class RecordRefused(TrackerError):
+    """A service will never take a record: it is named once and left out, and those after it go on.
+
+    Arguments:
+        sequence: The record's number in the journal.
+        reason: Why.
+    """
+
+    def __init__(self, sequence: int, reason: str) -> None:
+        super().__init__(f"record {sequence}: {reason}")
+        self.sequence = sequence
+        self.reason = reason
+
+
 class MissingExtra(LoopwrightError, ImportError):
     """An optional package is needed and not installed."""
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line, its kind first."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__

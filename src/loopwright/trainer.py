@@ -17,7 +17,6 @@ from torch import nn
 from loopwright._support.files import write_text_atomically
 from loopwright._support.log import get_logger, set_level
 from loopwright.arguments import TrainingArguments
-from loopwright.arguments.reporting import resolve_report_to
 from loopwright.callbacks.dispatcher import CallbackHandler
 from loopwright.callbacks.flow import DefaultFlowCallback
 from loopwright.callbacks.persistence import capture_states
@@ -50,10 +49,13 @@ from loopwright.loop.schedules import build_scheduler
 from loopwright.loop.session import TrainingSession, choose_checkpoint, reject_resume_value
 from loopwright.loop.train import TrainingLoop
 from loopwright.outputs import EvalLoopOutput, PredictionOutput, TrainOutput
+from loopwright.records import Kind
 from loopwright.runtime.precision import choose_precision
 from loopwright.runtime.randomness import enable_full_determinism, set_seed
 from loopwright.runtime.wrapping import unwrap_model
 from loopwright.state import TRAINER_STATE_NAME, TrainerControl, TrainerState
+from loopwright.trackers.registry import reporting_callbacks, resolve_trackers
+from loopwright.trackers.reporting import Reporting
 
 logger = get_logger(__name__)
 
@@ -137,6 +139,7 @@ class Trainer:
         self._take_model(model if model is not None else self.call_model_init())
 
         self.run_id = uuid.uuid4().hex
+        self.has_trained = False
         self.is_in_train = False
         self.training_loop: TrainingLoop | None = None
         self.microbatch_weight = 1.0
@@ -145,15 +148,17 @@ class Trainer:
         self._made_scheduler = False
         self.compute_loss_takes_num_items = step.accepts_num_items(self.compute_loss)
 
-        self.args.report_to = resolve_report_to(self.args.report_to, available=())
+        self.reporting = Reporting(self)
+        self.args.report_to = resolve_trackers(self.args.report_to)
         self.callback_handler = CallbackHandler(
-            [*DEFAULT_CALLBACKS, *(callbacks or [])],
+            [*DEFAULT_CALLBACKS, *reporting_callbacks(self.args.report_to, callbacks or ()), *(callbacks or [])],
             self.model,
             self.processing_class,
             self.optimizer,
             self.lr_scheduler,
             callback_errors=self.args.callback_errors,
         )
+        self.callback_handler.on_decision = self.reporting.decide
         self.add_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
         self.control = TrainerControl()
         self.state = TrainerState(
@@ -361,20 +366,25 @@ class Trainer:
         """
         reject_resume_value(resume_from_checkpoint)
         checkpoint = choose_checkpoint(self.args.output_dir, resume_from_checkpoint)
-        if checkpoint is None:
+        if checkpoint is None and self.has_trained:
             self.run_id = uuid.uuid4().hex
+        self.has_trained = True
         if self.model_init is not None:
             self._seed()
             self._take_model(self.call_model_init(trial))
             self.optimizer = self.lr_scheduler = None
         self.is_in_train = True
+        session = TrainingSession(self, checkpoint)
         try:
-            return TrainingSession(self, checkpoint).run(ignore_keys_for_eval)
+            output = session.run(ignore_keys_for_eval)
         except BaseException as error:
             self.callback_handler.on_exception(self.args, self.state, self.control, exception=error)
+            self.reporting.end(*session.failed(error))
             raise
         finally:
             self.is_in_train = False
+        self.reporting.end(*session.ended())
+        return output
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Do forward and backward of one micro-batch, and return its share of the update's loss, detached."""
@@ -426,18 +436,21 @@ class Trainer:
     def _note_in_history(self, metrics: dict[str, float]) -> None:
         """Let metrics that a callback added in `on_evaluate` stand in the log history too."""
         if self.state.log_history:
-            self.state.log_history[-1].update(
-                {key: value for key, value in metrics.items() if key not in self.state.log_history[-1]}
-            )
+            line = self.state.log_history[-1]
+            added = {key: value for key, value in metrics.items() if key not in line}
+            line.update(added)
+            if added:
+                self.reporting.log(added, added)
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """Return predictions, labels and metrics for `test_dataset`; nothing is logged."""
+        """Return predictions, labels and metrics for `test_dataset`; no log line is made, trackers get the metrics."""
         output, metrics = self._predict_timed(
             self.get_test_dataloader(test_dataset), "Prediction", ignore_keys, metric_key_prefix
         )
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        self.reporting.log(metrics, kind=Kind.PREDICTION)
         return PredictionOutput(output.predictions, output.label_ids, metrics)
 
     def _predict_timed(
@@ -503,19 +516,24 @@ class Trainer:
                 tokens = self.state.num_input_tokens_seen - self.training_loop.tokens_at_start
                 logs.update(speed_metrics("train", start_time, num_tokens=tokens))
         line = {**logs, "step": self.state.global_step}
+        own = set(line)
         self.state.log_history.append(line)
-        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
-        line.update({key: value for key, value in logs.items() if key != "step"})
+        try:
+            self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+        finally:  # a callback that raises loses no number
+            line.update({key: value for key, value in logs.items() if key != "step"})
+            self.reporting.log(line, line.keys() - own)
 
     def save_checkpoint(self) -> Path:
         """Save everything of this moment as `checkpoint-<step>`, and let older ones go as `save_total_limit` says."""
         checkpoint = write_checkpoint(take_snapshot(self, self.training_loop), self.args.output_dir)
+        self.reporting.note_checkpoint(checkpoint)
         rotate(
             self.args.output_dir,
             limit=self.args.save_total_limit,
             run_id=self.run_id,
             best=self.state.best_model_checkpoint,
-            keep=[checkpoint],
+            keep=[checkpoint, *self.reporting.checkpoints_in_use()],
         )
         return checkpoint
 

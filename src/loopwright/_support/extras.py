@@ -13,9 +13,11 @@ def is_installed(module: str) -> bool:
     """Return whether `module` could be imported, without importing it (nor, for dotted names, its parents' code)."""
     top, _, _ = module.partition(".")
     try:
-        return importlib.util.find_spec(top) is not None
+        spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):  # a half-installed package, or a module planted without a spec
         return False
+    # A folder of that name, such as the "wandb" that holds a tracker's files, is found too, as a namespace package.
+    return spec is not None and spec.origin is not None
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:

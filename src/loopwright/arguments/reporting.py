@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from loopwright.arguments.annotations import TokenCountOrFlag
-from loopwright.arguments.choices import LogLevel, suggest
+from loopwright.arguments.choices import LogLevel
 from loopwright.errors import ArgumentError
 
 
@@ -25,6 +25,15 @@ class ReportingArguments:
 
     logging_dir: str | None = None
     """Directory for TensorBoard's files; None leaves it to the tracker."""
+
+    tracker_open_timeout: float = 30.0
+    """Seconds that training waits, before its first step, for trackers that live in its own process."""
+
+    tracker_call_timeout: float = 60.0
+    """Seconds that a call into a tracker's SDK may take before the tracker counts as hanging."""
+
+    tracker_close_timeout: float = 60.0
+    """Seconds that trackers have, when training has ended, to deliver what is left; the rest stays in the journal."""
 
     logging_nan_inf_filter: bool = True
     """Leave steps whose loss is not finite out of the logged mean; their number is logged beside it."""
@@ -56,27 +65,4 @@ def normalize_report_to(value: str | Sequence[str] | None) -> list[str]:
         return []
     if len(names) > 1 and (alone := {"all", "none"}.intersection(names)):
         raise ArgumentError(f"report_to={names!r}: {alone.pop()!r} stands alone, or leave it out")
-    return names
-
-
-def resolve_report_to(value: str | Sequence[str] | None, available: Sequence[str]) -> list[str]:
-    """Return the names of the trackers that `value` asks for, out of those that are there.
-
-    Arguments:
-        value: As given for `report_to`, or as it is kept.
-        available: Names of the trackers that can be used here.
-
-    Raises:
-        ArgumentError: a name is not among them.
-    """
-    names = normalize_report_to(value)
-    if names == ["all"]:
-        return list(available)
-    for name in names:
-        if name not in available:
-            known = ", ".join(map(repr, available)) or "none in this version"
-            raise ArgumentError(
-                f"report_to={name!r}: no tracker of that name is available; available: {known}; or 'all', 'none'"
-                f"{suggest(name, available)}"
-            )
     return names

@@ -14,7 +14,7 @@ from operator import attrgetter
 from time import perf_counter
 from typing import Any
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import get_logger, warn_once
 from loopwright.callbacks.events import Event
 from loopwright.callbacks.flow import DefaultFlowCallback
 from loopwright.callbacks.listening import ObservedList, answered_events
@@ -73,6 +73,7 @@ class CallbackHandler:
         callbacks: The list; may be edited in place.
         decisions: The newest 10,000 changes of control flags, each with its author. The default flow's routine
             (log, evaluate and save by arguments and step number) is not among them.
+        on_decision: Called with each as it is taken.
     """
 
     model = _ContextField()
@@ -100,6 +101,7 @@ class CallbackHandler:
         self.eval_dataloader = None
         self.callback_errors = callback_errors
         self.decisions: deque[Decision] = deque(maxlen=_DECISIONS_KEPT)
+        self.on_decision: Callable[[Decision], None] | None = None
         self._costs: dict[tuple[int, str], Listener] = {}
         self._disabled: set[int] = set()
         self._listeners: dict[str, tuple[Listener, ...]] = {}
@@ -172,6 +174,9 @@ class CallbackHandler:
             if id(callback) not in self._disabled:
                 for event, method in answered_events(callback).items():
                     by_event[event].append(self._listener(callback, event, method))
+        for event, listeners in by_event.items():
+            # Trackers open first, so that others find their runs, and hear last, so that they hear what others added.
+            listeners.sort(key=lambda listener: _is_tracker(listener.callback), reverse=event == Event.TRAIN_BEGIN)
         self._listeners = {event: tuple(listeners) for event, listeners in by_event.items()}
 
     def _listener(self, callback: Any, event: str, method: Callable[..., Any]) -> Listener:
@@ -205,7 +210,7 @@ class CallbackHandler:
                 result = listener.method(args, state, control, **context)
                 # Within the try: what is returned may be no control at all, and that is this callback's error.
                 flags_now = _read_flags(control if result is None else result)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._handle_error(listener, state, error)
                 result, flags_now = None, _read_flags(control)
             now = perf_counter()
@@ -222,13 +227,19 @@ class CallbackHandler:
     def _note_decisions(self, listener: Listener, state: Any, before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
         routine = DefaultFlowCallback.routine_flags if _is_default_flow(listener.callback) else ()
         name = type(listener.callback).__name__
-        self.decisions.extend(
-            Decision(state.global_step, name, listener.event, flag, bool(new))
-            for flag, old, new in zip(CONTROL_FLAGS, before, after, strict=True)
-            if old != new and flag not in routine
-        )
+        for flag, old, new in zip(CONTROL_FLAGS, before, after, strict=True):
+            if old != new and flag not in routine:
+                decision = Decision(state.global_step, name, listener.event, flag, bool(new))
+                self.decisions.append(decision)
+                if self.on_decision is not None:
+                    self.on_decision(decision)
 
-    def _handle_error(self, listener: Listener, state: Any, error: Exception) -> None:
+    def _handle_error(self, listener: Listener, state: Any, error: Exception | SystemExit) -> None:
+        if _is_tracker(listener.callback):
+            warn_once(logger, f"{listener} raised, and training goes on: {type(error).__name__}: {error}")
+            return
+        if isinstance(error, SystemExit):
+            raise error
         error.add_note(f"raised by the callback {listener} at step {state.global_step}")
         if self.callback_errors == "raise":
             raise error
@@ -338,6 +349,11 @@ class CallbackHandler:
         disabled = " (disabled)" if id(callback) in self._disabled else ""
         stateful = "yes" if is_exportable(callback) else "no"
         return (str(number), type(callback).__name__ + disabled, f"{seconds:.3f}", stateful, events)
+
+
+def _is_tracker(callback: Any) -> bool:
+    # By attribute: trackers stand two floors up.
+    return getattr(type(callback), "is_tracker", False) is True
 
 
 def _is_default_flow(callback: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -14,6 +14,25 @@ if TYPE_CHECKING:
     from loopwright.loop.train import TrainingLoop
     from loopwright.runtime.precision import Precision
     from loopwright.state import TrainerControl, TrainerState
+
+
+class Reports(Protocol):
+    """The part of `trackers.reporting.Reporting` that training uses; it stands beside this room."""
+
+    def begin(
+        self,
+        purpose: str = "training",
+        *,
+        first_step: int = 0,
+        resumed_at: Mapping[str, Any] | None = None,
+        parent: tuple[str, int] | None = None,
+    ) -> None:
+        """Begin an attempt of the run, and open its trackers."""
+        ...
+
+    def whereabouts(self) -> dict[str, Any] | None:
+        """Return what a checkpoint keeps of the journal."""
+        ...
 
 
 class TrainingHooks(Protocol):
@@ -36,6 +55,7 @@ class TrainingHooks(Protocol):
     current_gradient_accumulation_steps: int
     processing_class: Any
     run_id: str
+    reporting: Reports
     callbacks_at_start: dict[str, Any]
     is_in_train: bool
     training_loop: TrainingLoop | None

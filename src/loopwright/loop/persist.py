@@ -62,6 +62,7 @@ def _own_state(trainer: TrainingHooks, loop: TrainingLoop | None) -> dict[str, A
         "format_version": FORMAT_VERSION,
         "run_id": trainer.run_id,
         "callbacks_at_start": trainer.callbacks_at_start,
+        "journal": trainer.reporting.whereabouts(),
         "decisions": [str(decision) for decision in trainer.callback_handler.decisions],
     }
     if loop is not None:

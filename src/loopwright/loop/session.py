@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from loopwright.checkpoint.hidden import clear_leftovers
 from loopwright.checkpoint.layout import list_checkpoints
 from loopwright.checkpoint.reader import load_loopwright_state, load_model_weights, load_trainer_state
 from loopwright.checkpoint.verify import newest_whole, require_whole
-from loopwright.errors import ArgumentError, CheckpointNotFound
+from loopwright.errors import ArgumentError, CheckpointNotFound, describe
+from loopwright.loop.branching import why_branch
 from loopwright.loop.persist import position_in, restore_callbacks, restore_loop
 from loopwright.loop.plan import TrainingPlan, make_plan
 from loopwright.loop.report import LossWindow, speed_metrics
 from loopwright.loop.train import Position, TrainingLoop
 from loopwright.outputs import TrainOutput
+from loopwright.records import Status
 from loopwright.runtime.wrapping import unwrap_model
 from loopwright.state import TrainerState
 
@@ -98,8 +101,38 @@ class TrainingSession:
         handler.train_dataloader = loader
         first_step = trainer.state.global_step
         self._announce(plan)
+        self._begin_reporting()
         loop.run()
         return self._finish(plan, loop, first_step)
+
+    def ended(self) -> tuple[Status, str | None]:
+        """Return how a training that raised nothing has ended, and who ended it."""
+        state = self.trainer.state
+        if state.global_step >= state.max_steps:
+            return Status.COMPLETED, None
+        stops = [decision for decision in self.trainer.callback_handler.decisions if decision.stops_training]
+        return Status.STOPPED, str(stops[-1]) if stops else None
+
+    @staticmethod
+    def failed(error: BaseException) -> tuple[Status, str]:
+        """Return how a training that raised `error` has ended, and the error in one line."""
+        is_asked_for = isinstance(error, KeyboardInterrupt | SystemExit)
+        return Status.INTERRUPTED if is_asked_for else Status.FAILED, describe(error)
+
+    def _begin_reporting(self) -> None:
+        trainer, checkpoint = self.trainer, self.checkpoint
+        step = trainer.state.global_step
+        if checkpoint is None:
+            trainer.reporting.begin()
+            return
+        own = load_loopwright_state(checkpoint) or {}
+        reason = why_branch(checkpoint, trainer.args.output_dir, trainer.args)
+        if reason is None:
+            trainer.reporting.begin(first_step=step, resumed_at=own.get("journal"))
+            return
+        parent, trainer.run_id = trainer.run_id, uuid.uuid4().hex
+        logger.warning("going on as a new run, branched off %s at step %d: %s", parent[:8], step, reason)
+        trainer.reporting.begin(first_step=step, parent=(parent, step))
 
     def _begin_state(self, plan: TrainingPlan) -> None:
         trainer, args = self.trainer, self.trainer.args

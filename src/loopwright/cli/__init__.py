@@ -1,0 +1,1 @@
+"""The command `loopwright`: one file for each of its commands."""

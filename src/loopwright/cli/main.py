@@ -1,0 +1,49 @@
+"""Say which commands there are, and turn errors into one line and an exit status.
+
+    0   done
+    1   something is left over, or went wrong; the line says what
+    2   the command line can't be understood
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from loopwright import __version__
+from loopwright.cli import runs, sync
+from loopwright.errors import LoopwrightError
+
+app = typer.Typer(
+    name="loopwright",
+    help="Look at training runs, and deliver what they logged.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("sync")(sync.sync)
+app.command("runs")(runs.runs)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"loopwright {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and end.", callback=_show_version, is_eager=True
+    ),
+) -> None:
+    """Look at training runs, and deliver what they logged."""
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app(prog_name="loopwright")
+    except LoopwrightError as error:
+        sys.stderr.write(f"loopwright: {error}\n")
+        sys.exit(1)

@@ -1,0 +1,145 @@
+"""`loopwright sync`: deliver what a run's trackers have not got yet.
+
+The same command, with `--follow`, is the process that a training starts beside itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from loopwright._support.env import read_all, set_variables
+from loopwright._support.log import get_logger, set_level
+from loopwright.delivery.follower import EXIT_HUNG, Follower, follow, leave
+from loopwright.delivery.store import read_delivered
+from loopwright.delivery.worker import Deadlines
+from loopwright.errors import ArgumentError, JournalBusy, JournalNotFound
+from loopwright.journal.ownership import Ownership
+from loopwright.journal.reader import JournalReader, SinkEntry, find_journal
+from loopwright.journal.recorder import LOCK_NAME
+from loopwright.trackers.registry import make_tracker
+
+logger = get_logger(__name__)
+
+
+def sync(
+    output_dir: Annotated[Path, typer.Argument(help="The run's output directory.", show_default=False)],
+    tracker: Annotated[
+        list[str] | None, typer.Option("--tracker", help="Only this one; may be given several times.")
+    ] = None,
+    use_environment: Annotated[
+        bool,
+        typer.Option("--use-environment", help="Let today's variables count where the run's own were others."),
+    ] = False,
+    call_timeout: Annotated[float, typer.Option(min=1, help="Seconds that a call into an SDK may take.")] = 120.0,
+    close_timeout: Annotated[float, typer.Option(hidden=True)] = 60.0,
+    beside: Annotated[bool, typer.Option("--follow", hidden=True)] = False,
+) -> None:
+    """Deliver to the trackers what they have not got yet. Safe to repeat."""
+    if find_journal(output_dir) is None:
+        raise JournalNotFound(f"{output_dir} holds no journal: give the output_dir of a training")
+    deadlines = Deadlines(open=max(call_timeout, 120.0), call=call_timeout, close=max(call_timeout, 60.0))
+    if beside:
+        _make_kind()
+        follow(output_dir, make_tracker, trackers=tracker, close_seconds=close_timeout, deadlines=deadlines)
+    _require_known(output_dir, tracker)
+    set_level(30)
+    _require_idle(output_dir)
+    status = _deliver(output_dir, tracker, deadlines, use_environment=use_environment)
+    leave(status)
+
+
+def _deliver(output_dir: Path, trackers: list[str] | None, deadlines: Deadlines, *, use_environment: bool) -> int:
+    console = Console()
+
+    def build(entry: SinkEntry) -> object:
+        return make_tracker(_with_environment(entry, use_environment=use_environment))
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bars: dict[str, tuple[int, int]] = {}
+
+        def show(left: dict[str, int]) -> None:
+            for name, number in left.items():
+                if name not in bars:
+                    bars[name] = (int(progress.add_task(name, total=max(number, 1))), max(number, 1))
+                bar, total = bars[name]
+                progress.update(bar, completed=total - number)  # type: ignore[arg-type]
+
+        follower = Follower(
+            output_dir,
+            build,  # type: ignore[arg-type]
+            trackers=trackers,
+            deadlines=deadlines,
+            on_progress=show,
+        )
+        status = follower.run()
+        show(follower.left_by_tracker())
+    _summarize(console, follower)
+    return 1 if status == EXIT_HUNG else status
+
+
+def _summarize(console: Console, follower: Follower) -> None:
+    if not follower.workers:
+        console.print("nothing to deliver: every tracker has everything", highlight=False)
+    for (run_id, name), worker in follower.workers.items():
+        left = worker.pending()
+        refused = read_delivered(follower.output_dir, run_id, name).refused
+        why = "no answer in time" if name in follower.hung else worker.error
+        text = f"{name}, run {run_id[:8]}: " + ("everything is delivered" if left == 0 and not why else f"{left} left")
+        if why:
+            text += f" ({why})"
+        if refused:
+            text += f"; {refused} record(s) that it will not take"
+        console.print(text, highlight=False, markup=False)
+
+
+def _with_environment(entry: SinkEntry, *, use_environment: bool) -> SinkEntry:
+    """Return `entry` as it is to be used, its variables set for the SDK where they aren't."""
+    present = read_all(entry.environment)
+    for name, text in entry.environment.items():
+        if present.get(name, text) != text:
+            which = "today's counts" if use_environment else "the run's counts"
+            logger.warning("%s is %r today and was %r for the run: %s", name, present[name], text, which)
+    wanted = entry.environment | present if use_environment else entry.environment
+    set_variables(wanted)
+    return SinkEntry(
+        entry.run_id, entry.tracker, entry.class_path, entry.options, wanted, entry.place, entry.wants_checkpoints
+    )
+
+
+def _require_known(output_dir: Path, trackers: list[str] | None) -> None:
+    with JournalReader(output_dir) as reader:
+        known = sorted({entry.tracker for entry in reader.sinks()})
+    for name in trackers or ():
+        if name not in known:
+            raise ArgumentError(
+                f"--tracker {name}: the runs in {output_dir} report to {', '.join(known) or 'no tracker'}"
+            )
+
+
+def _require_idle(output_dir: Path) -> None:
+    """Refuse where a training writes the journal: it delivers by itself."""
+    lock = Ownership(output_dir / LOCK_NAME, "training and delivering")
+    try:
+        lock.acquire()
+    except JournalBusy:
+        raise
+    except OSError:
+        return  # the directory can be read only, so nobody trains in it from here
+    lock.release()
+
+
+def _make_kind() -> None:
+    """Give way to the training on a machine that both want."""
+    import os
+
+    if hasattr(os, "nice"):
+        try:
+            os.nice(5)
+        except OSError:
+            logger.debug("the delivery process keeps its priority")

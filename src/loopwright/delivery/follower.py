@@ -1,0 +1,269 @@
+"""Deliver a journal: once (`loopwright sync`), or beside a training that goes on (`loopwright sync --follow`).
+
+Beside a training, standard input is the training's end of a pipe: a line "end" asks to finish, its closing says that
+the training is gone. Standard output is the way back, a line of JSON each second:
+
+    {"trackers": {"mlflow": {"pending": 3, "error": null, "seconds": 0.2}}, "hung": []}
+
+What SDKs print goes to standard error, and they find an empty standard input, so nothing ever prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, TextIO
+
+from loopwright._support.log import get_logger
+from loopwright.delivery.sink import Sink
+from loopwright.delivery.store import DeliveryStore, read_delivered
+from loopwright.delivery.worker import Deadlines, Worker
+from loopwright.errors import JournalError
+from loopwright.journal.reader import JournalReader, SinkEntry
+from loopwright.journal.writer import clean_up_write_ahead_log
+from loopwright.records import Run, Status
+
+logger = get_logger(__name__)
+
+MakeSink = Callable[[SinkEntry], Sink]
+
+_LOOK_SECONDS = 0.5
+_REPORT_SECONDS = 1.0
+_CLEAN_UP_SECONDS = 10.0
+EXIT_DONE, EXIT_LEFTOVERS, EXIT_HUNG = 0, 1, 75
+
+
+class Channel:
+    """The two pipes to the training; taken away from standard input and output, which SDKs use."""
+
+    def __init__(self) -> None:
+        self._input = os.fdopen(os.dup(0), "r", encoding="utf-8")
+        self._output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        os.dup2(2, 1)
+        self.is_ending = threading.Event()
+        self.is_cut = threading.Event()
+        threading.Thread(target=self._listen, name="listen-to-training", daemon=True).start()
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Send a message; where nobody reads it any more, that is noted."""
+        try:
+            self._output.write(json.dumps(message) + "\n")
+            self._output.flush()
+        except (OSError, ValueError):
+            self.is_cut.set()
+
+    def _listen(self) -> None:
+        try:
+            for line in self._input:
+                if line.strip() == "end":
+                    self.is_ending.set()
+        except (OSError, ValueError):
+            pass
+        self.is_cut.set()
+
+
+class Follower:
+    """Delivers what the journal in `output_dir` holds, with a worker for each run and tracker.
+
+    Arguments:
+        output_dir: Where the journal is.
+        make_sink: Makes a tracker of its entry in the journal.
+        trackers: Only those of these names.
+        channel: To the training; None to deliver what is there and end.
+        close_seconds: How long to go on after the training has ended.
+        deadlines: For calls into SDKs.
+        on_progress: Called about twice a second with the records left, by tracker.
+    """
+
+    def __init__(
+        self,
+        output_dir: Path | str,
+        make_sink: MakeSink,
+        *,
+        trackers: Collection[str] | None = None,
+        channel: Channel | None = None,
+        close_seconds: float = 60.0,
+        deadlines: Deadlines | None = None,
+        on_progress: Callable[[dict[str, int]], None] | None = None,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.workers: dict[tuple[str, str], Worker] = {}
+        self.hung: list[str] = []
+        self._make_sink = make_sink
+        self._trackers = trackers
+        self._channel = channel
+        self._close_seconds = close_seconds
+        self._deadlines = deadlines or Deadlines()
+        self._on_progress = on_progress
+        self._reader = JournalReader(output_dir)
+        self._store = DeliveryStore(output_dir)
+        self._training = (platform.node(), os.getppid())
+        self._last_report = self._last_clean_up = time.monotonic()
+
+    def run(self) -> int:
+        """Deliver until there is nothing left or the time is over; return the exit status.
+
+        A tracker whose call misses its deadline is named in `hung`. Beside a training the process has to end then,
+        whatever its threads are doing: that is the caller's part.
+        """
+        if self._channel is None:
+            return self._run_once()
+        ending_at: float | None = None
+        while True:
+            self._start_workers()
+            self._report()
+            if self._find_hung():
+                self._report(force=True)
+                return EXIT_HUNG
+            if os.getppid() != self._training[1]:  # forked children of the training may hold the pipe open
+                self._channel.is_cut.set()
+            if ending_at is None and (self._channel.is_ending.is_set() or self._channel.is_cut.is_set()):
+                ending_at = time.monotonic() + self._close_seconds
+                for worker in self.workers.values():
+                    worker.finish()
+            if ending_at is not None and (self._are_done() or time.monotonic() > ending_at):
+                self._report(force=True)
+                return EXIT_DONE if self.count_left() == 0 else EXIT_LEFTOVERS
+            time.sleep(_LOOK_SECONDS if ending_at is None else 0.05)
+
+    def _run_once(self) -> int:
+        self._start_workers()
+        for worker in self.workers.values():
+            worker.finish()
+        while not self._are_done():
+            if self._on_progress is not None:
+                self._on_progress(self.left_by_tracker())
+            self._find_hung()
+            time.sleep(0.2)
+        return EXIT_HUNG if self.hung else EXIT_DONE if self.count_left() == 0 else EXIT_LEFTOVERS
+
+    def left_by_tracker(self) -> dict[str, int]:
+        """Return the records that each tracker has still to confirm."""
+        left: dict[str, int] = {}
+        for (_, tracker), worker in self.workers.items():
+            left[tracker] = left.get(tracker, 0) + worker.pending()
+        return left
+
+    def count_left(self) -> int:
+        """Return how many records are left in all."""
+        return sum(self.left_by_tracker().values())
+
+    def _are_done(self) -> bool:
+        return all(worker.is_done or worker.tracker in self.hung for worker in self.workers.values())
+
+    def _find_hung(self) -> bool:
+        for worker in self.workers.values():
+            call = worker.overdue()
+            if call is not None and worker.tracker not in self.hung:
+                self.hung.append(worker.tracker)
+                worker.stop()
+                self._store.note_failure(worker.run.id, worker.tracker, f"no answer in time ({call})")
+                logger.error("%s: no answer in time (%s)", worker.tracker, call)
+        return bool(self.hung)
+
+    # Workers
+
+    def _start_workers(self) -> None:
+        for run in self._reader.runs():
+            if not self._is_ours(run):
+                continue
+            for entry in self._reader.sinks(run.id):
+                if self._is_wanted(entry):
+                    self._start_worker(run, entry)
+
+    def _is_ours(self, run: Run) -> bool:
+        """Return whether to deliver the run: beside a training its own alone, else all."""
+        if self._channel is None:
+            return True
+        attempts = self._reader.attempts(run.id)
+        return bool(attempts) and (attempts[-1].host, attempts[-1].pid) == self._training
+
+    def _is_wanted(self, entry: SinkEntry) -> bool:
+        if self._trackers is not None and entry.tracker not in self._trackers:
+            return False
+        if self._channel is not None and entry.place != "delivery":
+            return False
+        present = self.workers.get((entry.run_id, entry.tracker))
+        if present is not None:
+            return present.is_done and present.error is None and present.pending() > 0
+        delivered = read_delivered(self.output_dir, entry.run_id, entry.tracker)
+        left = self._reader.count(entry.run_id, after=delivered.cursor, tracker=entry.tracker)
+        return left > 0 or not delivered.was_closed or (self._channel is not None and delivered.cursor == 0)
+
+    def _start_worker(self, run: Run, entry: SinkEntry) -> None:
+        worker = Worker(
+            run,
+            entry.tracker,
+            lambda: self._make_sink(entry),
+            reader=self._reader,
+            store=self._store,
+            status=lambda: self._status(run.id),
+            deadlines=self._deadlines,
+        )
+        self.workers[(run.id, entry.tracker)] = worker
+        worker.start()
+
+    def _status(self, run_id: str) -> Status:
+        status = self._reader.attempts(run_id)[-1].status
+        is_alone = self._channel is None or self._channel.is_cut.is_set()
+        return Status.KILLED if status is Status.RUNNING and is_alone else status
+
+    # To the training
+
+    def _report(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if self._channel is None or (not force and now - self._last_report < _REPORT_SECONDS):
+            return
+        self._last_report = now
+        trackers: dict[str, Any] = {}
+        for (_, name), worker in self.workers.items():
+            trackers[name] = {"pending": worker.pending(), "error": worker.error, "seconds": round(worker.seconds, 3)}
+        self._channel.say({"trackers": trackers, "hung": self.hung})
+        if now - self._last_clean_up > _CLEAN_UP_SECONDS and self._reader.path.suffix == ".db":
+            self._last_clean_up = now
+            clean_up_write_ahead_log(self._reader.path)
+
+
+def leave(status: int) -> None:
+    """End this process at once: a thread that hangs in an SDK would keep it."""
+    streams: tuple[TextIO, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+    os._exit(status)
+
+
+def follow(
+    output_dir: Path | str,
+    make_sink: MakeSink,
+    *,
+    trackers: Collection[str] | None,
+    close_seconds: float,
+    deadlines: Deadlines,
+) -> None:
+    """Deliver beside the training that started this process, and end with it. Never returns."""
+    channel = Channel()
+    try:
+        status = Follower(
+            output_dir,
+            make_sink,
+            trackers=trackers,
+            channel=channel,
+            close_seconds=close_seconds,
+            deadlines=deadlines,
+        ).run()
+    except JournalError as error:
+        logger.error("delivery: %s", error)
+        status = EXIT_LEFTOVERS
+    leave(status)

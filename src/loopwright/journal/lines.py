@@ -1,0 +1,111 @@
+"""Commit statements to `journal.jsonl`, a file of lines, for filesystems on which SQLite's log is not safe.
+
+    {"journal": 1}
+    ["record", [1, 1, "log", ...]] <checksum>
+
+Each line is a list of statements that hold together, then its CRC-32 in hexadecimal: a line that a kill cut short is
+told from a whole one, and left out by every reader. What follows it begins on a line of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from loopwright.errors import JournalError
+from loopwright.journal.schema import VERSION, Operation, require_known
+
+
+class LineWriter:
+    """Appends to a journal of lines.
+
+    Arguments:
+        path: The file; made where there is none.
+
+    Raises:
+        OSError: it can't be opened or written.
+        JournalError: a newer Loopwright wrote it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            self._begin()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def commit(self, operations: Sequence[Operation]) -> None:
+        """Append all of `operations` as one line.
+
+        Raises:
+            OSError: the disk is full, or the network gone.
+        """
+        self._append(_line([[name, list(values)] for name, values in operations]))
+
+    def sync(self) -> None:
+        """Bring what was appended onto the disk."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _begin(self) -> None:
+        size = os.fstat(self._descriptor).st_size
+        if size == 0:
+            self._append(_line({"journal": VERSION}))
+            return
+        read_version(self.path)
+        if os.pread(self._descriptor, 1, size - 1) != b"\n":
+            self._append(b"\n")  # ends the line that a kill cut short
+
+    def _append(self, data: bytes) -> None:
+        written = os.write(self._descriptor, data)
+        if written < len(data):  # the disk is full: what fitted is an unfinished line, which readers leave out
+            os.write(self._descriptor, b"\n")
+            raise OSError(28, "no space left for the journal")
+
+
+def read_version(path: Path) -> int:
+    """Return the version in the first line of `path`.
+
+    Raises:
+        JournalError: it is no journal, or a newer Loopwright's.
+    """
+    with path.open("rb") as file:
+        first = _parse(file.readline())
+    if not isinstance(first, dict) or not isinstance(first.get("journal"), int):
+        raise JournalError(f"{path} is not a journal")
+    version: int = first["journal"]
+    require_known(version)
+    return version
+
+
+def read_operations(path: Path, offset: int) -> Iterator[tuple[list[Operation], int]]:
+    """Yield the statements of each whole line from `offset` on, with the offset behind it."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return  # still being written, or cut short by a kill
+            offset += len(line)
+            found = _parse(line)
+            yield ([(name, values) for name, values in found] if isinstance(found, list) else []), offset
+
+
+def _line(content: object) -> bytes:
+    text = json.dumps(content).encode()
+    return b"%s %08x\n" % (text, zlib.crc32(text))
+
+
+def _parse(line: bytes) -> object:
+    text, _, checksum = line.rstrip(b"\n").rpartition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):
+        return None
+    content: object = json.loads(text)
+    return content

@@ -1,0 +1,322 @@
+"""Read a run's journal, from any process, while it is being written or later.
+
+No transaction outlives a call: a reader that kept one open made the write-ahead log grow to 392 MB.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from loopwright.errors import JournalError, JournalNotFound
+from loopwright.journal.lines import read_operations, read_version
+from loopwright.journal.schema import JOURNAL_NAME, LINES_NAME, STATEMENTS, migrate, require_known
+from loopwright.journal.values import decode
+from loopwright.records import Kind, Record, Run, Status
+
+_BUSY_SECONDS = 5.0
+_RECORD_COLUMNS = "r.sequence, r.attempt, r.kind, r.step, r.time, r.data, r.tracker"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One process's part of a run.
+
+    Attributes:
+        number: Counted over all runs of the journal.
+        run_id: Of which run.
+        purpose: "training" or "evaluation".
+        started_at: Seconds since 1970.
+        first_step: Optimizer updates done when it began.
+        host: The machine's name.
+        pid: The process.
+        versions: Versions by package.
+        arguments: Arguments by name, without secrets.
+        parameters: What trackers show as parameters.
+        ended_at: Seconds since 1970, or None.
+        status: How it ended.
+        reason: In words: who stopped it, which error.
+    """
+
+    number: int
+    run_id: str
+    purpose: str
+    started_at: float
+    first_step: int
+    host: str
+    pid: int
+    versions: dict[str, str]
+    arguments: dict[str, Any]
+    parameters: dict[str, Any]
+    ended_at: float | None
+    status: Status
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SinkEntry:
+    """A tracker that a run reports to.
+
+    Attributes:
+        run_id: The run.
+        tracker: The tracker's name in this run.
+        class_path: Its class, as "module:name".
+        options: The constructor's arguments.
+        environment: The environment variables that say where and how it reports, without secrets.
+        place: "delivery" for a process of its own, "training" for the training's.
+        wants_checkpoints: Whether it takes checkpoints' files.
+    """
+
+    run_id: str
+    tracker: str
+    class_path: str
+    options: dict[str, Any]
+    environment: dict[str, str]
+    place: str
+    wants_checkpoints: bool
+
+
+def find_journal(output_dir: Path | str) -> Path | None:
+    """Return the journal's file in `output_dir`, or None where there is none."""
+    for name in (JOURNAL_NAME, LINES_NAME):
+        if (path := Path(output_dir) / name).is_file():
+            return path
+    return None
+
+
+class JournalReader:
+    """Answers questions about the journal in `output_dir`. May be shared by threads.
+
+    Raises:
+        JournalNotFound: there is none.
+        JournalError: it can't be read.
+    """
+
+    def __init__(self, output_dir: Path | str) -> None:
+        path = find_journal(output_dir)
+        if path is None:
+            raise JournalNotFound(f"{output_dir} holds no journal ({JOURNAL_NAME})")
+        self.path = path
+        self._lock = threading.Lock()
+        self._offset = 0
+        try:
+            self._connection = self._connect()
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(f"{path} can't be read: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    # Questions
+
+    def change_counter(self) -> int:
+        """Return a number that is another one when something was written."""
+        if self.path.name == LINES_NAME:
+            return self.path.stat().st_size
+        (version,) = self._ask("PRAGMA data_version")[0]
+        return int(version)
+
+    def runs(self) -> list[Run]:
+        """Return the runs, the oldest first."""
+        rows = self._ask(
+            "SELECT id, created_at, name, project, parent_id, parent_step, trial_name, trial_parameters "
+            "FROM runs ORDER BY created_at"
+        )
+        return [self._run(row) for row in rows]
+
+    def run(self, run_id: str) -> Run | None:
+        """Return one run, or None."""
+        return next((run for run in self.runs() if run.id == run_id), None)
+
+    def attempts(self, run_id: str | None = None) -> list[Attempt]:
+        """Return the attempts of a run, or all, the oldest first."""
+        rows = self._ask(
+            "SELECT number, run_id, purpose, started_at, first_step, host, pid, versions, arguments, parameters, "
+            "ended_at, status, reason FROM attempts WHERE ? IS NULL OR run_id = ? ORDER BY number",
+            (run_id, run_id),
+        )
+        return [_attempt(row) for row in rows]
+
+    def sinks(self, run_id: str | None = None) -> list[SinkEntry]:
+        """Return the trackers that a run, or any run, reports to."""
+        rows = self._ask(
+            "SELECT run_id, tracker, class, options, environment, place, wants_checkpoints FROM sinks "
+            "WHERE ? IS NULL OR run_id = ? ORDER BY run_id, tracker",
+            (run_id, run_id),
+        )
+        return [
+            SinkEntry(run, tracker, kind, json.loads(options), json.loads(environment), place, bool(wants))
+            for run, tracker, kind, options, environment, place, wants in rows
+        ]
+
+    def records(
+        self,
+        run_id: str | None = None,
+        *,
+        after: int = 0,
+        kinds: Iterable[Kind] | None = None,
+        tracker: str | None = None,
+        limit: int = -1,
+        from_step: int | None = None,
+    ) -> list[Record]:
+        """Return records that still count, in their order.
+
+        Arguments:
+            run_id: Of this run only.
+            after: Only those with a higher number.
+            kinds: Only of these kinds.
+            tracker: With those that are for this tracker alone; by default only those for all.
+            limit: At most so many.
+            from_step: Only those of this step and later.
+        """
+        conditions, values = self._conditions(run_id, after, kinds, tracker)
+        if from_step is not None:
+            conditions.append("r.step >= ?")
+            values.append(from_step)
+        rows = self._ask(
+            f"SELECT {_RECORD_COLUMNS} FROM records r WHERE {' AND '.join(conditions)} "
+            "ORDER BY r.sequence LIMIT ?",
+            (*values, limit),
+        )
+        return [_record(row) for row in rows]
+
+    def raw_records(
+        self, run_id: str, *, after: int, kinds: Iterable[Kind]
+    ) -> list[tuple[int, str, int, str, frozenset[str], str | None]]:
+        """Return number, kind, step, JSON text, keys that callbacks added, and tracker, of records that still count."""
+        wanted = [str(kind) for kind in kinds]
+        rows = self._ask(
+            "SELECT sequence, kind, step, data, added, tracker FROM records WHERE sequence > ? "
+            "AND dropped_by IS NULL AND attempt IN (SELECT number FROM attempts WHERE run_id = ?) "
+            f"AND kind IN ({', '.join('?' * len(wanted))}) ORDER BY sequence",
+            (after, run_id, *wanted),
+        )
+        return [
+            (sequence, kind, step, text, frozenset((added or "").split(",")) - {""}, tracker)
+            for sequence, kind, step, text, added, tracker in rows
+        ]
+
+    def count(self, run_id: str, *, after: int = 0, tracker: str | None = None) -> int:
+        """Return how many records `records` would return for a tracker, all kinds."""
+        conditions, values = self._conditions(run_id, after, None, tracker)
+        ((number,),) = self._ask(f"SELECT count(*) FROM records r WHERE {' AND '.join(conditions)}", values)
+        return int(number)
+
+    def last_sequence(self, run_id: str | None = None) -> int:
+        """Return the highest number of a record, 0 where there is none."""
+        ((number,),) = self._ask(
+            "SELECT max(sequence) FROM records WHERE ? IS NULL "
+            "OR attempt IN (SELECT number FROM attempts WHERE run_id = ?)",
+            (run_id, run_id),
+        )
+        return int(number or 0)
+
+    @staticmethod
+    def _conditions(
+        run_id: str | None, after: int, kinds: Iterable[Kind] | None, tracker: str | None
+    ) -> tuple[list[str], list[Any]]:
+        conditions = ["r.sequence > ?", "r.dropped_by IS NULL"]
+        parameters: list[Any] = [after]
+        if run_id is not None:
+            conditions.append("r.attempt IN (SELECT number FROM attempts WHERE run_id = ?)")
+            parameters.append(run_id)
+        if kinds is not None:
+            wanted = [str(kind) for kind in kinds]
+            conditions.append(f"r.kind IN ({', '.join('?' * len(wanted))})")
+            parameters.extend(wanted)
+        conditions.append("(r.tracker IS NULL OR r.tracker = ?)")
+        parameters.append(tracker)
+        return conditions, parameters
+
+    def _run(self, row: tuple[Any, ...]) -> Run:
+        run_id, created_at, name, project, parent_id, parent_step, trial_name, trial_parameters = row
+        attempts = self.attempts(run_id)
+        newest = attempts[-1] if attempts else None
+        return Run(
+            id=run_id,
+            output_dir=str(self.path.parent.resolve()),
+            name=name,
+            project=project,
+            created_at=created_at,
+            arguments=newest.arguments if newest else {},
+            parameters=newest.parameters if newest else {},
+            parent_id=parent_id,
+            parent_step=parent_step,
+            trial_name=trial_name,
+            trial_parameters=json.loads(trial_parameters) if trial_parameters else None,
+        )
+
+    # The file
+
+    def _connect(self) -> sqlite3.Connection:
+        if self.path.name == LINES_NAME:
+            read_version(self.path)
+            connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            migrate(connection)
+            return connection
+        address = f"{self.path.resolve().as_uri()}?mode=rw"  # a reader takes part in the write-ahead log's index
+        connection = sqlite3.connect(
+            address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.execute("PRAGMA query_only=1")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            require_known(version)
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _ask(self, query: str, values: Iterable[Any] = ()) -> list[Any]:
+        with self._lock:
+            try:
+                if self.path.name == LINES_NAME:
+                    self._take_new_lines()
+                return self._connection.execute(query, tuple(values)).fetchall()
+            except (sqlite3.Error, OSError) as error:
+                raise JournalError(f"{self.path} can't be read: {error}") from error
+
+    def _take_new_lines(self) -> None:
+        for operations, offset in read_operations(self.path, self._offset):
+            for name, values in operations:
+                self._connection.execute(STATEMENTS[name], values)
+            self._offset = offset
+
+
+def _attempt(row: tuple[Any, ...]) -> Attempt:
+    number, run_id, purpose, started_at, first_step, host, pid, versions, arguments, parameters, *end = row
+    ended_at, status, reason = end
+    return Attempt(
+        number=number,
+        run_id=run_id,
+        purpose=purpose,
+        started_at=started_at,
+        first_step=first_step,
+        host=host,
+        pid=pid,
+        versions=json.loads(versions or "{}"),
+        arguments=decode(arguments or "{}"),
+        parameters=decode(parameters or "{}"),
+        ended_at=ended_at,
+        status=Status(status),
+        reason=reason,
+    )
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    sequence, attempt, kind, step, time, data, tracker = row
+    return Record(sequence, attempt, Kind(kind), step, time, decode(data), tracker)

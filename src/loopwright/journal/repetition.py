@@ -1,0 +1,143 @@
+"""Compare what a resumed run says again with what was recorded before the interruption.
+
+    resumed at position p ──▶ records after p are awaited
+    the same again            the old record stands, with its own time: no tracker has to do anything
+    something else            all that is awaited still is dropped, a rewind is recorded, the new record follows
+
+Keys that tell of the machine rather than of the training are left out of the comparison: run times, rates, memory,
+and keys that callbacks added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loopwright.journal.values import decode
+from loopwright.records import Kind
+
+_VOLATILE_ENDINGS = ("_runtime", "_per_second", "_time", "_seconds")
+_VOLATILE_PARTS = ("memory", "_mem_", "wall_time")
+# Relative difference up to which a value counts as the same but for the order of additions.
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A record that the resumed run should make again."""
+
+    sequence: int
+    kind: str
+    step: int
+    text: str
+    added: frozenset[str]
+    tracker: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a repeated record says that the recorded one doesn't.
+
+    Attributes:
+        step: Where the two part.
+        text: In words.
+        is_small: Whether rounding explains it.
+    """
+
+    step: int
+    text: str
+    is_small: bool
+
+
+class Repetition:
+    """The records that are awaited, in their order.
+
+    Arguments:
+        awaited: Those after the position that the run was resumed at.
+    """
+
+    def __init__(self, awaited: Iterable[Awaited] = ()) -> None:
+        self._by_stream: dict[tuple[str, str | None], deque[Awaited]] = {}
+        for record in awaited:
+            self._by_stream.setdefault((record.kind, record.tracker), deque()).append(record)
+
+    def __bool__(self) -> bool:
+        return bool(self._by_stream)
+
+    def take(
+        self, kind: str, step: int, values: Mapping[str, Any], added: frozenset[str], tracker: str | None
+    ) -> int | Difference | None:
+        """Compare a new record with the one that is due.
+
+        Returns:
+            The number of the record that says the same; what is different; None where none is due.
+        """
+        stream = self._by_stream.get((kind, tracker))
+        if not stream:
+            return None
+        due = stream[0]
+        if due.step > step:
+            return Difference(step, f"something was recorded at step {step} that was not before", is_small=False)
+        if due.step < step:
+            return Difference(due.step, f"what was recorded at step {due.step} did not come again", is_small=False)
+        found = _compare(step, decode(due.text), values, due.added | added)
+        if found is not None:
+            return found
+        stream.popleft()
+        if not stream:
+            del self._by_stream[(kind, tracker)]
+        return due.sequence
+
+    def sequences(self) -> list[int]:
+        """Return the numbers of what is awaited still, in order."""
+        return sorted(record.sequence for stream in self._by_stream.values() for record in stream)
+
+    def give_up(self) -> list[Awaited]:
+        """Return what is awaited still, and await nothing more."""
+        left = [record for stream in self._by_stream.values() for record in stream]
+        self._by_stream.clear()
+        return sorted(left, key=lambda record: record.sequence)
+
+
+def is_volatile(key: str) -> bool:
+    """Return whether the value of `key` may differ between two runs of the same training."""
+    return key.endswith(_VOLATILE_ENDINGS) or any(part in key for part in _VOLATILE_PARTS)
+
+
+def rewinds_to(dropped: Iterable[Awaited]) -> int | None:
+    """Return the step from which trackers have shown what no longer counts; None where they have shown nothing."""
+    shown = {Kind.LOG, Kind.PREDICTION}
+    return min((record.step for record in dropped if record.kind in shown), default=None)
+
+
+def _compare(
+    step: int, before: Mapping[str, Any], now: Mapping[str, Any], added: frozenset[str]
+) -> Difference | None:
+    steady_before, steady_now = _steady(before, added), _steady(now, added)
+    parts, is_small = [], True
+    for key in [*steady_now, *(key for key in steady_before if key not in steady_now)]:
+        old, new = steady_before.get(key), steady_now.get(key)
+        if not _is_same(old, new):
+            parts.append(f"{key} {new!r} was {old!r}")
+            is_small = is_small and _is_close(old, new)
+    return Difference(step, ", ".join(parts), is_small) if parts else None
+
+
+def _steady(values: Mapping[str, Any], added: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in added and not is_volatile(key)}
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    return bool(old == new) or (_is_nan(old) and _is_nan(new))
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _is_close(old: Any, new: Any) -> bool:
+    numbers = isinstance(old, (int, float)) and isinstance(new, (int, float))
+    return numbers and math.isclose(old, new, rel_tol=TOLERANCE)

@@ -1,0 +1,50 @@
+"""Write logged values as JSON text and read them back the same.
+
+NaN and the infinities are kept (as Python's json spells them), whole numbers of any size too. NumPy's numbers and
+zero-dimensional tensors become plain numbers. What can't be stored is left out and named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def encode(values: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return the JSON text of `values`, and a description of each entry that had to be left out."""
+    try:
+        return _dumps(values), []
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass
+    kept: dict[str, str] = {}
+    left_out: list[str] = []
+    for key, value in values.items():
+        try:
+            kept[str(key)] = _dumps(value)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            left_out.append(f"{key!r} ({type(value).__name__})")
+    return "{" + ", ".join(f"{_dumps(key)}: {text}" for key, text in kept.items()) + "}", left_out
+
+
+def decode(text: str) -> dict[str, Any]:
+    """Return the values that `encode` wrote."""
+    values: dict[str, Any] = json.loads(text)
+    return values
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Return what stands for `value`, which json can't write by itself."""
+    if callable(item := getattr(value, "item", None)) and getattr(value, "ndim", 0) == 0:
+        plain = item()
+        if plain is not value:
+            return plain
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=repr)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a {type(value).__name__} has no place in a journal")

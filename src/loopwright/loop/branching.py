@@ -1,0 +1,91 @@
+"""Tell going on from branching off: a resumed run that is another training gets an id of its own.
+
+A run is resumed where its newest checkpoint is taken up with the arguments it was made with. From an older checkpoint,
+or with other arguments, what follows contradicts what was recorded: it is a new run that names its parent.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loopwright.checkpoint.layout import TRAINING_ARGS_NAME, list_checkpoints, step_of
+from loopwright.checkpoint.reader import load_loopwright_state
+from loopwright.checkpoint.verify import find_damage
+from loopwright.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from loopwright.arguments import TrainingArguments
+
+# Arguments that change nothing about the numbers.
+_HARMLESS = frozenset(
+    {
+        "callback_errors",
+        "dataloader_num_workers",
+        "dataloader_persistent_workers",
+        "dataloader_pin_memory",
+        "dataloader_prefetch_factor",
+        "disable_tqdm",
+        "do_eval",
+        "do_predict",
+        "do_train",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+        "logging_dir",
+        "output_dir",
+        "overwrite_output_dir",
+        "project",
+        "report_to",
+        "restore_callback_states_from_checkpoint",
+        "resume_from_checkpoint",
+        "run_name",
+        "save_total_limit",
+        "tracker_call_timeout",
+        "tracker_close_timeout",
+        "tracker_open_timeout",
+    }
+)
+
+
+def why_branch(checkpoint: Path, output_dir: str, args: TrainingArguments) -> str | None:
+    """Return why going on from `checkpoint` begins another run, or None where it continues the one that wrote it."""
+    if newer := _newer_of_same_run(checkpoint, output_dir):
+        return f"{newer.name} is newer"
+    if changed := _changed_arguments(checkpoint, args):
+        return f"arguments differ: {', '.join(changed)}"
+    return None
+
+
+def _newer_of_same_run(checkpoint: Path, output_dir: str) -> Path | None:
+    run_id = (load_loopwright_state(checkpoint) or {}).get("run_id")
+    step = step_of(checkpoint)
+    if run_id is None or step is None:
+        return None
+    for path in reversed(list_checkpoints(output_dir)):
+        if (step_of(path) or 0) <= step:
+            return None
+        if _run_of(path) == run_id and not find_damage(path):
+            return path
+    return None
+
+
+def _run_of(checkpoint: Path) -> str | None:
+    try:
+        return (load_loopwright_state(checkpoint) or {}).get("run_id")
+    except CheckpointError:
+        return None
+
+
+def _changed_arguments(checkpoint: Path, args: TrainingArguments) -> list[str]:
+    try:
+        before: dict[str, Any] = json.loads((checkpoint / TRAINING_ARGS_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # written by another library
+        return []
+    now = json.loads(args.to_json_string())
+    return [
+        f"{name}={now[name]!r} was {before[name]!r}"
+        for name in now
+        if name in before and name not in _HARMLESS and now[name] != before[name]
+    ]

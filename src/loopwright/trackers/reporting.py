@@ -1,0 +1,439 @@
+"""One Trainer's journal and trackers, from the first log line to the exit.
+
+Nothing is opened by making one: the journal is at the first `train()` or log line, the trackers with it. Only the
+first process of all has either.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.metadata
+import platform
+import sys
+import time
+import weakref
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loopwright._support.env import read_all
+from loopwright._support.log import get_logger, warn_once
+from loopwright.arguments.masking import is_secret
+from loopwright.delivery.process import DeliveryProcess
+from loopwright.delivery.store import read_delivered
+from loopwright.delivery.worker import Deadlines
+from loopwright.errors import JournalError
+from loopwright.journal.reader import JournalReader, SinkEntry
+from loopwright.journal.recorder import Recorder
+from loopwright.records import Decision, Kind, Run, Status
+from loopwright.trackers.base import TrackerCallback
+from loopwright.trackers.placement import Placement, place
+
+if TYPE_CHECKING:
+    from loopwright.trackers.local import LocalTrackers
+
+logger = get_logger(__name__)
+
+_QUIET_SECONDS = 2.0
+_RECORDED_PACKAGES = ("loopwright", "torch", "numpy", "transformers")
+_alive: weakref.WeakSet[Reporting] = weakref.WeakSet()
+
+
+class Reporting:
+    """Journal and trackers of the Trainer `owner`, whose `args`, `state`, `model`, `run_id` and callbacks it reads."""
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+        self.recorder: Recorder | None = None
+        self._run: Run | None = None
+        self._names: dict[str, Placement] = {}
+        self._delivery: DeliveryProcess | None = None
+        self._local: LocalTrackers | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy begins a journal of its own.
+        return {**dict.fromkeys(("recorder", "_run", "_delivery", "_local")), "_owner": self._owner, "_names": {}}
+
+    # Beginning
+
+    def begin(
+        self,
+        purpose: str = "training",
+        *,
+        first_step: int = 0,
+        resumed_at: Mapping[str, Any] | None = None,
+        parent: tuple[str, int] | None = None,
+    ) -> None:
+        """Begin an attempt of the owner's run, and open its trackers.
+
+        Arguments:
+            purpose: "training" or "evaluation".
+            first_step: Optimizer updates done.
+            resumed_at: What the checkpoint holds of the journal, where it is one of this run.
+            parent: Run and step that this one branched off.
+
+        Raises:
+            JournalBusy: another process writes this journal.
+        """
+        owner = self._owner
+        if not owner.state.is_world_process_zero:
+            return
+        if self.recorder is None or self._run is None or self._run.id != owner.run_id:
+            self._let_go()
+        self._run = self._describe_run(parent)
+        recorder = self.recorder = self.recorder or Recorder(owner.args.output_dir)
+        recorder.is_deterministic = _is_deterministic(owner.args)
+        recorder.begin_attempt(
+            self._run, purpose=purpose, first_step=first_step, resumed_at=resumed_at, versions=_versions()
+        )
+        self._open_trackers()
+        _alive.add(self)
+
+    def _describe_run(self, parent: tuple[str, int] | None) -> Run:
+        args, state = self._owner.args, self._owner.state
+        arguments = args.to_sanitized_dict()
+        trial = state.trial_params if state.is_hyper_param_search else None
+        before = self._run if self._run is not None and self._run.id == self._owner.run_id else None
+        return Run(
+            id=self._owner.run_id,
+            output_dir=str(Path(args.output_dir).resolve()),
+            name=args.run_name,
+            project=getattr(args, "project", None),
+            created_at=before.created_at if before else time.time(),
+            arguments=arguments,
+            parameters=_parameters(self._owner.model, arguments, trial),
+            parent_id=parent[0] if parent else None,
+            parent_step=parent[1] if parent else None,
+            trial_name=state.trial_name if state.is_hyper_param_search else None,
+            trial_parameters=trial,
+        )
+
+    def _open_trackers(self) -> None:
+        if self._run is None or self.recorder is None:
+            return
+        trackers = self._name_trackers()
+        here = []
+        for name, tracker in trackers.items():
+            placed = self._names[name]
+            tracker._reporting = self
+            tracker.sink_name = name
+            tracker.takes_own_records = placed.takes_own_records
+            if placed.place == "off":
+                logger.info("%s is off: %s", name, placed.reason)
+                continue
+            self.recorder.add_sink(self._entry(tracker, placed))
+            if placed.place == "training":
+                logger.info("%s lives in the training process: %s", name, placed.reason)
+                tracker._live = (self._owner.args, self._owner.state, self._owner.model)
+                here.append(tracker)
+        self._start_delivery()
+        self._start_local(here)
+
+    def _name_trackers(self) -> dict[str, TrackerCallback]:
+        found: dict[str, TrackerCallback] = {}
+        for callback in self._owner.callback_handler.callbacks:
+            if not isinstance(callback, TrackerCallback):
+                continue
+            plain = callback.name or type(callback).__name__.lower()
+            number = 1 + sum(name == plain or name.startswith(f"{plain}-") for name in found)
+            name = plain if number == 1 else f"{plain}-{number}"
+            found[name] = callback
+            if name not in self._names or callback._reporting is not self:
+                self._names[name] = place(callback)
+        return found
+
+    def _entry(self, tracker: TrackerCallback, placed: Placement) -> SinkEntry:
+        environment = {
+            name: text for name, text in read_all(tracker.variables).items() if not is_secret(name.lower())
+        }
+        return SinkEntry(
+            run_id=self._owner.run_id,
+            tracker=tracker.sink_name,
+            class_path=placed.class_path,
+            options={"arguments": tracker.constructor_arguments(), "takes_own_records": placed.takes_own_records},
+            environment={name: text for name, text in environment.items() if not _holds_password(text)},
+            place=placed.place,
+            wants_checkpoints=tracker.wants_checkpoints(),
+        )
+
+    def _start_delivery(self) -> None:
+        names = [name for name, placed in self._names.items() if placed.place == "delivery"]
+        if not names or (self.recorder is not None and self.recorder.unwritten):
+            return
+        args = self._owner.args
+        if self._delivery is None:
+            self._delivery = DeliveryProcess(
+                args.output_dir,
+                names,
+                close_seconds=_seconds(args, "tracker_close_timeout", 60.0),
+                call_seconds=_seconds(args, "tracker_call_timeout", 60.0),
+            )
+        self._delivery.start()
+
+    def _start_local(self, trackers: list[TrackerCallback]) -> None:
+        if not trackers or self._run is None or self.recorder is None:
+            return
+        from loopwright.trackers.local import LocalTrackers  # loads torch, for the random states
+
+        args = self._owner.args
+        close_seconds, call_seconds = (
+            _seconds(args, "tracker_close_timeout", 60.0),
+            _seconds(args, "tracker_call_timeout", 60.0),
+        )
+        if self._local is None:
+            try:
+                self._local = LocalTrackers(
+                    self.recorder.output_dir,
+                    self._run,
+                    trackers,
+                    status=self._status,
+                    deadlines=Deadlines(open=max(call_seconds, 120.0), call=call_seconds, close=close_seconds),
+                )
+            except JournalError as error:
+                logger.warning("trackers of this process can't be opened, the journal being in memory: %s", error)
+                return
+        self._local.open(_seconds(args, "tracker_open_timeout", 30.0))
+
+    def _status(self) -> Status:
+        return self._last_status if self.recorder is None or not self.recorder.is_writing else Status.RUNNING
+
+    _last_status: Status = Status.COMPLETED
+
+    # In between
+
+    def log(self, line: Mapping[str, Any], added: Collection[str] = (), kind: Kind = Kind.LOG) -> None:
+        """Record a log line of the owner's present step; `added` are those keys that callbacks added."""
+        state = self._owner.state
+        if not state.is_world_process_zero:
+            return
+        recorder = self._ready()
+        values = {name: value for name, value in line.items() if name != "step"}
+        recorder.record(kind, state.global_step, values, added=added)
+        self._wake()
+
+    def record_for(self, tracker: TrackerCallback, state: Any, logs: Mapping[str, Any]) -> None:
+        """Record a log line for one tracker alone."""
+        self._ready().record(Kind.LOG, state.global_step, logs, tracker=tracker.sink_name)
+        self._wake()
+
+    def decide(self, decision: Decision) -> None:
+        """Record who set a flag."""
+        if self.recorder is not None:
+            self.recorder.decide(decision)
+
+    def note_checkpoint(self, path: Path, **details: Any) -> None:
+        """Record a checkpoint that is on the disk."""
+        if self.recorder is None:
+            return
+        values = {"path": _relative(path, self.recorder.output_dir), **details}
+        self.recorder.record(Kind.CHECKPOINT, self._owner.state.global_step, values)
+
+    def note_artifact(self, path: Path, tracker: str | None = None, **details: Any) -> None:
+        """Record files for trackers to take, or for one of them."""
+        recorder = self._ready()
+        values = {"path": _relative(path, recorder.output_dir), **details}
+        recorder.record(Kind.ARTIFACT, self._owner.state.global_step, values, tracker=tracker)
+
+    def whereabouts(self) -> dict[str, Any] | None:
+        """Bring the journal onto the disk, and return what a checkpoint keeps of it."""
+        if self.recorder is None:
+            return None
+        self.recorder.sync()
+        return self.recorder.whereabouts()
+
+    def checkpoints_in_use(self) -> list[Path]:
+        """Return the checkpoints that a tracker has still to take: rotation leaves them alone."""
+        if self.recorder is None or self._run is None:
+            return []
+        found: set[Path] = set()
+        try:
+            with JournalReader(self.recorder.output_dir) as reader:
+                for entry in reader.sinks(self._run.id):
+                    if entry.wants_checkpoints:
+                        cursor = read_delivered(self.recorder.output_dir, entry.run_id, entry.tracker).cursor
+                        records = reader.records(entry.run_id, after=cursor, kinds=[Kind.CHECKPOINT])
+                        found |= {self.recorder.output_dir / record.values["path"] for record in records}
+        except JournalError as error:
+            logger.debug("which checkpoints are in use can't be said: %s", error)
+        return sorted(found)
+
+    def _ready(self) -> Recorder:
+        """Return the recorder, a run being begun where a log line comes before or without training."""
+        if self.recorder is None or self.recorder.attempt is None or self.recorder.run is not self._run:
+            self.begin("evaluation")
+        if self.recorder is None:
+            raise JournalError("there is no journal on this process")  # begin() makes one, or raises
+        return self.recorder
+
+    def _wake(self) -> None:
+        """Let trackers go on that had ended with the training."""
+        if self.recorder is not None and not self.recorder.is_writing:
+            self._start_delivery()
+            if self._local is not None:
+                self._local.start()
+
+    # Ending
+
+    def end(self, status: Status, reason: str | None = None) -> None:
+        """Record how the attempt ended, and let the trackers deliver what is left, within `tracker_close_timeout`."""
+        if self.recorder is None:
+            return
+        self._last_status = status
+        self.recorder.end_attempt(status, reason)
+        self._drain()
+
+    def close(self) -> None:
+        """End what is under way, and let everything go."""
+        if self.recorder is not None:
+            status = Status.COMPLETED if self._purpose_is_evaluation() else Status.INTERRUPTED
+            if self.recorder.is_writing:
+                self.end(status, None if status is Status.COMPLETED else "the program left in the middle")
+            else:
+                self._drain()
+        self._let_go()
+        _alive.discard(self)
+
+    def _purpose_is_evaluation(self) -> bool:
+        return not getattr(self._owner, "is_in_train", False)
+
+    def _drain(self) -> None:
+        began = time.monotonic()
+        limit = _seconds(self._owner.args, "tracker_close_timeout", 60.0)
+        progress = _Progress(began)
+        if self._local is not None:
+            self._local.finish()
+        if self._delivery is not None:
+            self._delivery.finish(progress)
+        while self._local is not None and not self._local.are_done() and time.monotonic() - began < limit:
+            progress(self._local.pending(), limit - (time.monotonic() - began))
+            time.sleep(0.05)
+        progress.end()
+        self._say_costs()
+        self._say_leftovers()
+
+    def _say_costs(self) -> None:
+        if self._local is None:
+            return
+        for name, seconds in self._local.seconds().items():
+            logger.info("%s took %.1f s on its own thread of this process", name, seconds)
+
+    def _say_leftovers(self) -> None:
+        if self.recorder is None or self._run is None:
+            return
+        directory = self.recorder.output_dir
+        for name, left, why in undelivered(directory, self._run.id):
+            logger.warning(
+                "%s lacks %d record(s)%s; they are in %s. Deliver them later: loopwright sync %s --tracker %s",
+                name,
+                left,
+                f" ({why})" if why else "",
+                self.recorder.path.name,
+                directory,
+                name,
+            )
+
+    def _let_go(self) -> None:
+        if self._local is not None:
+            self._local.stop()
+        if self._delivery is not None:
+            self._delivery.finish()
+        if self.recorder is not None:
+            self.recorder.close()
+        self.recorder = self._run = self._delivery = self._local = None
+        self._names = {}
+
+
+class _Progress:
+    """Says how the end of delivery is getting on, once it takes longer than one would not notice."""
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self._shown = False
+
+    def __call__(self, pending: Mapping[str, int], seconds_left: float) -> None:
+        left = {name: number for name, number in pending.items() if number}
+        if time.monotonic() - self._began < _QUIET_SECONDS or not left:
+            return
+        text = "delivering: " + ", ".join(f"{number} record(s) to {name}" for name, number in left.items())
+        if sys.stderr is not None and sys.stderr.isatty():
+            sys.stderr.write(f"\r{text} ({seconds_left:.0f} s left)\033[K")
+            sys.stderr.flush()
+        elif not self._shown:
+            logger.warning("%s, for %.0f s at most", text, seconds_left)
+        self._shown = True
+
+    def end(self) -> None:
+        """Clear the line."""
+        if self._shown and sys.stderr is not None and sys.stderr.isatty():
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+
+def undelivered(output_dir: Path | str, run_id: str) -> list[tuple[str, int, str | None]]:
+    """Return each tracker that lacks records of a run, how many, and what stands in the way."""
+    found = []
+    try:
+        with JournalReader(output_dir) as reader:
+            for entry in reader.sinks(run_id):
+                delivered = read_delivered(output_dir, run_id, entry.tracker)
+                left = reader.count(run_id, after=delivered.cursor, tracker=entry.tracker)
+                if left or not delivered.was_closed:
+                    found.append((entry.tracker, left, delivered.error))
+    except JournalError as error:
+        logger.debug("what is undelivered can't be said: %s", error)
+    return found
+
+
+def _parameters(model: Any, arguments: Mapping[str, Any], trial: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what trackers show as the run's parameters, without secrets."""
+    found: dict[str, Any] = {}
+    config = getattr(model, "config", None)
+    if config is not None:
+        described = config if isinstance(config, dict) else config.to_dict() if hasattr(config, "to_dict") else {}
+        found.update(described)
+    if (adapters := getattr(model, "peft_config", None)) is not None:
+        found["peft_config"] = {name: str(value) for name, value in dict(adapters).items()}
+    found.update(arguments)
+    found.update(trial or {})
+    return {str(name): value for name, value in found.items() if not is_secret(str(name).lower()) or name in arguments}
+
+
+def _is_deterministic(args: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return bool(getattr(args, "full_determinism", False)) or (
+        torch is not None and bool(torch.are_deterministic_algorithms_enabled())
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _RECORDED_PACKAGES:
+        if name in sys.modules:
+            try:
+                found[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                warn_once(logger, f"the version of {name} is not known")
+    return found
+
+
+def _holds_password(text: str) -> bool:
+    scheme, _, rest = text.partition("://")
+    return bool(rest) and "@" in rest.split("/")[0]
+
+
+def _seconds(args: Any, name: str, default: float) -> float:
+    # Another library's arguments have no such field.
+    return float(getattr(args, name, default))
+
+
+def _relative(path: Path, output_dir: Path) -> str:
+    resolved = path.resolve()
+    return str(resolved.relative_to(output_dir)) if resolved.is_relative_to(output_dir) else str(resolved)
+
+
+def _close_all() -> None:
+    for reporting in list(_alive):
+        reporting.close()
+
+
+atexit.register(_close_all)

@@ -1,0 +1,148 @@
+"""Report to TensorBoard: event files in a directory.
+
+Points are written with their step and their own wall time. After a crash, or where a resumed run contradicts what it
+had logged, the directory is opened with `purge_step`: readers then leave out what was written from that step on, and
+these records come again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from loopwright._support.extras import require
+from loopwright.errors import TrackerError
+from loopwright.records import Record, Run, Status
+from loopwright.trackers.base import TrackerCallback
+from loopwright.trackers.naming import group_name, numbers
+
+
+class TensorBoardCallback(TrackerCallback):
+    """A `TrainerCallback` that sends the logs to TensorBoard.
+
+    Arguments:
+        tb_writer: A `SummaryWriter` to use; one is made if none is given. With one given, the tracker lives in the
+            training process.
+
+    Environment:
+        TENSORBOARD_LOGGING_DIR: Where the event files go, unless `args.logging_dir` says so. By default
+            `<output_dir>/runs/<time>_<host>`. A trial of a hyper-parameter search has a directory of its own in it.
+    """
+
+    name: ClassVar[str] = "tensorboard"
+    variables: ClassVar[tuple[str, ...]] = ("TENSORBOARD_LOGGING_DIR",)
+    purges: ClassVar[bool] = True
+
+    def __init__(self, tb_writer: Any = None) -> None:
+        require("tensorboard", extra="tensorboard", purpose="TensorBoardCallback")
+        self.tb_writer = tb_writer
+        self._given = tb_writer
+
+    def given_object(self) -> Any:
+        """Return the writer that was handed over."""
+        return self._given
+
+    def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
+        """Open the event files; write arguments and parameters where the run is new."""
+        run = self._open_run()
+        if self.tb_writer is None:
+            self.tb_writer = self._make_writer(run, args)
+        if "described" not in self.standing.reference:
+            self._describe(run)
+            self.tb_writer.flush()
+            self.standing.remember({"described": True})
+
+    def _open_run(self) -> Run:
+        if self.run is None:
+            raise TrackerError("TensorBoardCallback.setup is called when a run begins, not before")
+        return self.run
+
+    def _make_writer(self, run: Run, args: Any) -> Any:
+        directory = self.standing.reference.get("log_dir")
+        if directory is None:
+            directory = str(self._choose_directory(run, args))
+            self.standing.remember({"log_dir": directory})
+        purge_step = self.standing.next_step if not self.standing.was_closed else None
+        return _summary_writer(directory, purge_step)
+
+    def _choose_directory(self, run: Run, args: Any) -> Path:
+        wanted = getattr(args, "logging_dir", None) or self.variable("TENSORBOARD_LOGGING_DIR")
+        if wanted is None or wanted == "None":
+            moment = time.strftime("%b%d_%H-%M-%S", time.localtime(run.created_at))
+            wanted = str(Path(run.output_dir) / "runs" / f"{moment}_{os.uname().nodename}")
+        directory = Path(wanted)
+        if run.trial_name is not None:
+            directory /= run.trial_name
+        # Two runs in one directory would be one curve; a branch stands beside its parent.
+        if _holds_another_run(directory):
+            directory = directory.with_name(f"{directory.name}_{run.short_id}")
+        return directory.resolve()
+
+    def _describe(self, run: Run) -> None:
+        writer = self.tb_writer
+        writer.add_text("args", _as_text(run.arguments), walltime=run.created_at)
+        if run.parameters.keys() - run.arguments.keys():
+            described = {name: value for name, value in run.parameters.items() if name not in run.arguments}
+            writer.add_text("model_config", _as_text(described), walltime=run.created_at)
+        if run.parent_id is not None:
+            writer.add_text(
+                "parent", f"branched off run {run.parent_id} at step {run.parent_step}", walltime=run.created_at
+            )
+        if hasattr(writer, "add_hparams"):
+            plain = {name: value for name, value in run.arguments.items() if isinstance(value, (bool, int, float, str))}
+            writer.add_hparams(plain, metric_dict={}, run_name=".")
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Write scalars and texts, and flush: what is in the file is safe from a kill."""
+        writer = self.tb_writer
+        for record in records:
+            for name, value in numbers(record.values):
+                writer.add_scalar(group_name(name), value, record.step, walltime=record.time)
+            for name, value in record.values.items():
+                if isinstance(value, str):
+                    writer.add_text(group_name(name), value, record.step, walltime=record.time)
+        writer.flush()
+
+    def rewind(self, step: int) -> None:
+        """Let readers leave out what was written from `step` on."""
+        if self._given is not None:
+            return  # the writer is the user's, and goes on
+        directory = self.standing.reference.get("log_dir") or self.tb_writer.log_dir
+        self.tb_writer.close()
+        self.tb_writer = _summary_writer(directory, step)
+        self.tb_writer.flush()
+
+    def close(self, status: Status) -> None:
+        """Close the files, but for a writer that is the user's."""
+        if self._given is None:
+            self.tb_writer.close()
+            self.tb_writer = None
+        else:
+            self.tb_writer.flush()
+
+    def abandon(self) -> None:
+        """Close the files, so that nothing more gets into them."""
+        writer, self.tb_writer = self.tb_writer, self._given
+        if writer is not None and self._given is None:
+            writer.close()
+
+
+def _summary_writer(directory: str, purge_step: int | None) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    # Made now, by name: SummaryWriter itself makes it only with the first event.
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    return SummaryWriter(directory, purge_step=purge_step)
+
+
+def _holds_another_run(directory: Path) -> bool:
+    return directory.is_dir() and any(re.match(r"events\.out\.tfevents\.", path.name) for path in directory.iterdir())
+
+
+def _as_text(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2, default=str)

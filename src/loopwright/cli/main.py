@@ -1,8 +1,8 @@
 """Say which commands there are, and turn errors into one line and an exit status.
 
-    0   done
-    1   something is left over, or went wrong; the line says what
-    2   the command line can't be understood
+0   done
+1   something is left over, or went wrong; the line says what
+2   the command line can't be understood
 """
 
 from __future__ import annotations

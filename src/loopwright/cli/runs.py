@@ -45,7 +45,9 @@ def runs(
 def _journals(directory: Path) -> list[Path]:
     if find_journal(directory) is not None:
         return [directory]
-    found = sorted(path for path in directory.glob("*/") if find_journal(path) is not None) if directory.is_dir() else []
+    found = (
+        sorted(path for path in directory.glob("*/") if find_journal(path) is not None) if directory.is_dir() else []
+    )
     if not found:
         raise JournalNotFound(f"{directory} holds no journal, nor does a folder in it")
     return found
@@ -120,7 +122,9 @@ def _caption(run: dict[str, Any]) -> Text:
     for tracker in run["trackers"]:
         left = tracker["undelivered"]
         text.append(f"\n{tracker['name']}: ")
-        text.append("everything delivered" if not left else f"{left} undelivered", style="green" if not left else "yellow")
+        text.append(
+            "everything delivered" if not left else f"{left} undelivered", style="green" if not left else "yellow"
+        )
         if tracker["error"] and left:
             text.append(f" ({tracker['error']})")
     if any(tracker["undelivered"] for tracker in run["trackers"]):

@@ -5,6 +5,8 @@ The same command, with `--follow`, is the process that a training starts beside 
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +28,7 @@ from loopwright.trackers.registry import make_tracker
 logger = get_logger(__name__)
 
 
-def sync(
+def sync(  # noqa: PLR0913 -- the command line's options
     output_dir: Annotated[Path, typer.Argument(help="The run's output directory.", show_default=False)],
     tracker: Annotated[
         list[str] | None, typer.Option("--tracker", help="Only this one; may be given several times.")
@@ -136,10 +138,6 @@ def _require_idle(output_dir: Path) -> None:
 
 def _make_kind() -> None:
     """Give way to the training on a machine that both want."""
-    import os
-
     if hasattr(os, "nice"):
-        try:
+        with contextlib.suppress(OSError):
             os.nice(5)
-        except OSError:
-            logger.debug("the delivery process keeps its priority")

@@ -10,6 +10,7 @@ What SDKs print goes to standard error, and they find an empty standard input, s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -84,7 +85,7 @@ class Follower:
         on_progress: Called about twice a second with the records left, by tracker.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- all but two have a default
         self,
         output_dir: Path | str,
         make_sink: MakeSink,
@@ -237,10 +238,8 @@ def leave(status: int) -> None:
     """End this process at once: a thread that hangs in an SDK would keep it."""
     streams: tuple[TextIO, ...] = (sys.stdout, sys.stderr)
     for stream in streams:
-        try:
+        with contextlib.suppress(OSError, ValueError):
             stream.flush()
-        except (OSError, ValueError):
-            pass
     os._exit(status)
 
 

@@ -22,7 +22,7 @@ class Backoff:
         self._first = first_seconds
         self._longest = longest_seconds
         # A generator of its own: the global one belongs to the training.
-        self._random = random.Random()  # noqa: S311 -- spreads retries, guards nothing
+        self._random = random.Random()
 
     def fail(self) -> float:
         """Count a failure, and return the seconds to wait."""

@@ -63,7 +63,7 @@ class Worker:
         seconds: Time spent in the SDK.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- what it is about, and what it works with
         self,
         run: Run,
         tracker: str,

@@ -1,10 +1,10 @@
 """The journal: everything that a run logged, on the local disk before any tracker sees it.
 
-    recorder.py    what a Trainer talks to: runs, attempts, records, and what happens when the disk fails
-    repetition.py  what a resumed run says again, and whether it says the same
-    writer.py      the SQLite file, `journal.db`         one connection, in the loop's thread
-    lines.py       `journal.jsonl`, for network filesystems
-    reader.py      both, for any number of readers in any process
-    schema.py      tables, statements, migrations
-    ownership.py   one writer at a time; nothing inherited is used after a fork
+recorder.py    what a Trainer talks to: runs, attempts, records, and what happens when the disk fails
+repetition.py  what a resumed run says again, and whether it says the same
+writer.py      the SQLite file, `journal.db`         one connection, in the loop's thread
+lines.py       `journal.jsonl`, for network filesystems
+reader.py      both, for any number of readers in any process
+schema.py      tables, statements, migrations
+ownership.py   one writer at a time; nothing inherited is used after a fork
 """

@@ -10,7 +10,19 @@ _NETWORK = frozenset(
     {"9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb2", "smb3", "smbfs"}
 )
 _NETWORK_FUSE = frozenset(
-    {"blobfuse", "blobfuse2", "ceph", "gcsfuse", "glusterfs", "goofys", "juicefs", "mountpoint-s3", "rclone", "s3fs", "sshfs"}
+    {
+        "blobfuse",
+        "blobfuse2",
+        "ceph",
+        "gcsfuse",
+        "glusterfs",
+        "goofys",
+        "juicefs",
+        "mountpoint-s3",
+        "rclone",
+        "s3fs",
+        "sshfs",
+    }
 )
 
 

@@ -187,8 +187,7 @@ class JournalReader:
             conditions.append("r.step >= ?")
             values.append(from_step)
         rows = self._ask(
-            f"SELECT {_RECORD_COLUMNS} FROM records r WHERE {' AND '.join(conditions)} "
-            "ORDER BY r.sequence LIMIT ?",
+            f"SELECT {_RECORD_COLUMNS} FROM records r WHERE {' AND '.join(conditions)} ORDER BY r.sequence LIMIT ?",
             (*values, limit),
         )
         return [_record(row) for row in rows]

@@ -165,7 +165,10 @@ class Recorder:
         self.run, self.attempt, self.is_writing = run, self._last_attempt, True
         trial = None if run.trial_parameters is None else encode(run.trial_parameters)[0]
         self._opening = [
-            ("run", (run.id, run.created_at, run.name, run.project, run.parent_id, run.parent_step, run.trial_name, trial)),
+            (
+                "run",
+                (run.id, run.created_at, run.name, run.project, run.parent_id, run.parent_step, run.trial_name, trial),
+            ),
             (
                 "attempt",
                 (
@@ -289,7 +292,9 @@ class Recorder:
         again = (Kind.LOG, Kind.PREDICTION, Kind.DECISION, Kind.CHECKPOINT, Kind.ARTIFACT)
         with JournalReader(self.output_dir) as reader:
             rows = reader.raw_records(run_id, after=min([position + 1, *earlier]) - 1, kinds=again)
-        awaited = [record for row in rows if (record := Awaited(*row)).sequence > position or record.sequence in earlier]
+        awaited = [
+            record for row in rows if (record := Awaited(*row)).sequence > position or record.sequence in earlier
+        ]
         # The checkpoint that the run goes on from was recorded after its position was taken; it is not made again.
         return Repetition(
             record for record in awaited if not (record.kind == Kind.CHECKPOINT and record.step <= first_step)

@@ -113,9 +113,7 @@ def rewinds_to(dropped: Iterable[Awaited]) -> int | None:
     return min((record.step for record in dropped if record.kind in shown), default=None)
 
 
-def _compare(
-    step: int, before: Mapping[str, Any], now: Mapping[str, Any], added: frozenset[str]
-) -> Difference | None:
+def _compare(step: int, before: Mapping[str, Any], now: Mapping[str, Any], added: frozenset[str]) -> Difference | None:
     steady_before, steady_now = _steady(before, added), _steady(now, added)
     parts, is_small = [], True
     for key in [*steady_now, *(key for key in steady_before if key not in steady_now)]:

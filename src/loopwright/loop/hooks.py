@@ -55,10 +55,14 @@ class TrainingHooks(Protocol):
     current_gradient_accumulation_steps: int
     processing_class: Any
     run_id: str
-    reporting: Reports
     callbacks_at_start: dict[str, Any]
     is_in_train: bool
     training_loop: TrainingLoop | None
+
+    @property
+    def reporting(self) -> Reports:
+        """Journal and trackers."""
+        ...
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: Any

@@ -13,7 +13,16 @@ from typing import Any
 from loopwright.callbacks.events import Event
 from loopwright.trackers.registry import listed_trackers
 
-_HOOKS = ("setup", "write", "confirmed", "recover", "save_artifact", "rewind", "close", *(event.value for event in Event))
+_HOOKS = (
+    "setup",
+    "write",
+    "confirmed",
+    "recover",
+    "save_artifact",
+    "rewind",
+    "close",
+    *(event.value for event in Event),
+)
 
 
 @dataclass(frozen=True, slots=True)

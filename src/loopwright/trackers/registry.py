@@ -101,8 +101,8 @@ def _require_usable(name: str) -> None:
     usable = ", ".join(map(repr, usable_trackers())) or "none"
     if name in known:
         raise ArgumentError(
-            f'report_to={name!r}: its SDK is not installed: pip install "loopwright[{name}]"; installed here: {usable}; '
-            "or 'all', 'none'"
+            f'report_to={name!r}: its SDK is not installed: pip install "loopwright[{name}]"; '
+            f"installed here: {usable}; or 'all', 'none'"
         )
     raise ArgumentError(
         f"report_to={name!r}: there is no such tracker; known: {', '.join(map(repr, sorted(known)))}; installed here: "

@@ -7,8 +7,6 @@ first process of all has either.
 from __future__ import annotations
 
 import atexit
-import importlib.metadata
-import platform
 import sys
 import time
 import weakref
@@ -16,9 +14,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loopwright._support.env import read_all
-from loopwright._support.log import get_logger, warn_once
-from loopwright.arguments.masking import is_secret
+from loopwright._support.log import get_logger
+from loopwright.arguments.reporting import ReportingArguments
 from loopwright.delivery.process import DeliveryProcess
 from loopwright.delivery.store import read_delivered
 from loopwright.delivery.worker import Deadlines
@@ -27,6 +24,8 @@ from loopwright.journal.reader import JournalReader, SinkEntry
 from loopwright.journal.recorder import Recorder
 from loopwright.records import Decision, Kind, Run, Status
 from loopwright.trackers.base import TrackerCallback
+from loopwright.trackers.description import describe_run, recorded_variables, versions
+from loopwright.trackers.ending import DrainProgress, say_leftovers
 from loopwright.trackers.placement import Placement, place
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-_QUIET_SECONDS = 2.0
-_RECORDED_PACKAGES = ("loopwright", "torch", "numpy", "transformers")
 _alive: weakref.WeakSet[Reporting] = weakref.WeakSet()
 
 
@@ -49,6 +46,7 @@ class Reporting:
         self._names: dict[str, Placement] = {}
         self._delivery: DeliveryProcess | None = None
         self._local: LocalTrackers | None = None
+        self._last_status = Status.COMPLETED
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy begins a journal of its own.
@@ -80,33 +78,15 @@ class Reporting:
             return
         if self.recorder is None or self._run is None or self._run.id != owner.run_id:
             self._let_go()
-        self._run = self._describe_run(parent)
+        before = self._run if self._run is not None and self._run.id == owner.run_id else None
+        self._run = describe_run(owner, began=before.created_at if before else None, parent=parent)
         recorder = self.recorder = self.recorder or Recorder(owner.args.output_dir)
         recorder.is_deterministic = _is_deterministic(owner.args)
         recorder.begin_attempt(
-            self._run, purpose=purpose, first_step=first_step, resumed_at=resumed_at, versions=_versions()
+            self._run, purpose=purpose, first_step=first_step, resumed_at=resumed_at, versions=versions()
         )
         self._open_trackers()
         _alive.add(self)
-
-    def _describe_run(self, parent: tuple[str, int] | None) -> Run:
-        args, state = self._owner.args, self._owner.state
-        arguments = args.to_sanitized_dict()
-        trial = state.trial_params if state.is_hyper_param_search else None
-        before = self._run if self._run is not None and self._run.id == self._owner.run_id else None
-        return Run(
-            id=self._owner.run_id,
-            output_dir=str(Path(args.output_dir).resolve()),
-            name=args.run_name,
-            project=getattr(args, "project", None),
-            created_at=before.created_at if before else time.time(),
-            arguments=arguments,
-            parameters=_parameters(self._owner.model, arguments, trial),
-            parent_id=parent[0] if parent else None,
-            parent_step=parent[1] if parent else None,
-            trial_name=state.trial_name if state.is_hyper_param_search else None,
-            trial_parameters=trial,
-        )
 
     def _open_trackers(self) -> None:
         if self._run is None or self.recorder is None:
@@ -143,15 +123,12 @@ class Reporting:
         return found
 
     def _entry(self, tracker: TrackerCallback, placed: Placement) -> SinkEntry:
-        environment = {
-            name: text for name, text in read_all(tracker.variables).items() if not is_secret(name.lower())
-        }
         return SinkEntry(
             run_id=self._owner.run_id,
             tracker=tracker.sink_name,
             class_path=placed.class_path,
             options={"arguments": tracker.constructor_arguments(), "takes_own_records": placed.takes_own_records},
-            environment={name: text for name, text in environment.items() if not _holds_password(text)},
+            environment=recorded_variables(tracker.variables),
             place=placed.place,
             wants_checkpoints=tracker.wants_checkpoints(),
         )
@@ -165,8 +142,8 @@ class Reporting:
             self._delivery = DeliveryProcess(
                 args.output_dir,
                 names,
-                close_seconds=_seconds(args, "tracker_close_timeout", 60.0),
-                call_seconds=_seconds(args, "tracker_call_timeout", 60.0),
+                close_seconds=_seconds(args, "tracker_close_timeout"),
+                call_seconds=_seconds(args, "tracker_call_timeout"),
             )
         self._delivery.start()
 
@@ -176,28 +153,20 @@ class Reporting:
         from loopwright.trackers.local import LocalTrackers  # loads torch, for the random states
 
         args = self._owner.args
-        close_seconds, call_seconds = (
-            _seconds(args, "tracker_close_timeout", 60.0),
-            _seconds(args, "tracker_call_timeout", 60.0),
-        )
+        call_seconds = _seconds(args, "tracker_call_timeout")
+        deadlines = Deadlines(open=2 * call_seconds, call=call_seconds, close=call_seconds)
         if self._local is None:
             try:
                 self._local = LocalTrackers(
-                    self.recorder.output_dir,
-                    self._run,
-                    trackers,
-                    status=self._status,
-                    deadlines=Deadlines(open=max(call_seconds, 120.0), call=call_seconds, close=close_seconds),
+                    self.recorder.output_dir, self._run, trackers, status=self._status, deadlines=deadlines
                 )
             except JournalError as error:
-                logger.warning("trackers of this process can't be opened, the journal being in memory: %s", error)
+                logger.warning("trackers of this process are not opened, the journal being in memory: %s", error)
                 return
-        self._local.open(_seconds(args, "tracker_open_timeout", 30.0))
+        self._local.open(_seconds(args, "tracker_open_timeout"))
 
     def _status(self) -> Status:
         return self._last_status if self.recorder is None or not self.recorder.is_writing else Status.RUNNING
-
-    _last_status: Status = Status.COMPLETED
 
     # In between
 
@@ -285,52 +254,32 @@ class Reporting:
     def close(self) -> None:
         """End what is under way, and let everything go."""
         if self.recorder is not None:
-            status = Status.COMPLETED if self._purpose_is_evaluation() else Status.INTERRUPTED
-            if self.recorder.is_writing:
-                self.end(status, None if status is Status.COMPLETED else "the program left in the middle")
-            else:
+            if not self.recorder.is_writing:
                 self._drain()
+            elif self._owner.is_in_train:
+                self.end(Status.INTERRUPTED, "the program left in the middle")
+            else:
+                self.end(Status.COMPLETED)
         self._let_go()
         _alive.discard(self)
 
-    def _purpose_is_evaluation(self) -> bool:
-        return not getattr(self._owner, "is_in_train", False)
-
     def _drain(self) -> None:
-        began = time.monotonic()
-        limit = _seconds(self._owner.args, "tracker_close_timeout", 60.0)
-        progress = _Progress(began)
+        if self.recorder is None or self._run is None:
+            return
+        until = time.monotonic() + _seconds(self._owner.args, "tracker_close_timeout")
+        progress = DrainProgress()
         if self._local is not None:
             self._local.finish()
         if self._delivery is not None:
             self._delivery.finish(progress)
-        while self._local is not None and not self._local.are_done() and time.monotonic() - began < limit:
-            progress(self._local.pending(), limit - (time.monotonic() - began))
-            time.sleep(0.05)
-        progress.end()
-        self._say_costs()
-        self._say_leftovers()
-
-    def _say_costs(self) -> None:
-        if self._local is None:
-            return
-        for name, seconds in self._local.seconds().items():
-            logger.info("%s took %.1f s on its own thread of this process", name, seconds)
-
-    def _say_leftovers(self) -> None:
-        if self.recorder is None or self._run is None:
-            return
-        directory = self.recorder.output_dir
-        for name, left, why in undelivered(directory, self._run.id):
-            logger.warning(
-                "%s lacks %d record(s)%s; they are in %s. Deliver them later: loopwright sync %s --tracker %s",
-                name,
-                left,
-                f" ({why})" if why else "",
-                self.recorder.path.name,
-                directory,
-                name,
-            )
+        while self._local is not None and not self._local.are_done() and (left := until - time.monotonic()) > 0:
+            progress(self._local.pending(), left)
+            time.sleep(0.02)
+        progress.clear()
+        if self._local is not None:
+            for name, seconds in self._local.seconds().items():
+                logger.info("%s took %.1f s on its own thread of this process", name, seconds)
+        say_leftovers(self.recorder.output_dir, self._run.id)
 
     def _let_go(self) -> None:
         if self._local is not None:
@@ -343,61 +292,6 @@ class Reporting:
         self._names = {}
 
 
-class _Progress:
-    """Says how the end of delivery is getting on, once it takes longer than one would not notice."""
-
-    def __init__(self, began: float) -> None:
-        self._began = began
-        self._shown = False
-
-    def __call__(self, pending: Mapping[str, int], seconds_left: float) -> None:
-        left = {name: number for name, number in pending.items() if number}
-        if time.monotonic() - self._began < _QUIET_SECONDS or not left:
-            return
-        text = "delivering: " + ", ".join(f"{number} record(s) to {name}" for name, number in left.items())
-        if sys.stderr is not None and sys.stderr.isatty():
-            sys.stderr.write(f"\r{text} ({seconds_left:.0f} s left)\033[K")
-            sys.stderr.flush()
-        elif not self._shown:
-            logger.warning("%s, for %.0f s at most", text, seconds_left)
-        self._shown = True
-
-    def end(self) -> None:
-        """Clear the line."""
-        if self._shown and sys.stderr is not None and sys.stderr.isatty():
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
-
-
-def undelivered(output_dir: Path | str, run_id: str) -> list[tuple[str, int, str | None]]:
-    """Return each tracker that lacks records of a run, how many, and what stands in the way."""
-    found = []
-    try:
-        with JournalReader(output_dir) as reader:
-            for entry in reader.sinks(run_id):
-                delivered = read_delivered(output_dir, run_id, entry.tracker)
-                left = reader.count(run_id, after=delivered.cursor, tracker=entry.tracker)
-                if left or not delivered.was_closed:
-                    found.append((entry.tracker, left, delivered.error))
-    except JournalError as error:
-        logger.debug("what is undelivered can't be said: %s", error)
-    return found
-
-
-def _parameters(model: Any, arguments: Mapping[str, Any], trial: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what trackers show as the run's parameters, without secrets."""
-    found: dict[str, Any] = {}
-    config = getattr(model, "config", None)
-    if config is not None:
-        described = config if isinstance(config, dict) else config.to_dict() if hasattr(config, "to_dict") else {}
-        found.update(described)
-    if (adapters := getattr(model, "peft_config", None)) is not None:
-        found["peft_config"] = {name: str(value) for name, value in dict(adapters).items()}
-    found.update(arguments)
-    found.update(trial or {})
-    return {str(name): value for name, value in found.items() if not is_secret(str(name).lower()) or name in arguments}
-
-
 def _is_deterministic(args: Any) -> bool:
     torch = sys.modules.get("torch")
     return bool(getattr(args, "full_determinism", False)) or (
@@ -405,25 +299,9 @@ def _is_deterministic(args: Any) -> bool:
     )
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _RECORDED_PACKAGES:
-        if name in sys.modules:
-            try:
-                found[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                warn_once(logger, f"the version of {name} is not known")
-    return found
-
-
-def _holds_password(text: str) -> bool:
-    scheme, _, rest = text.partition("://")
-    return bool(rest) and "@" in rest.split("/")[0]
-
-
-def _seconds(args: Any, name: str, default: float) -> float:
+def _seconds(args: Any, name: str) -> float:
     # Another library's arguments have no such field.
-    return float(getattr(args, name, default))
+    return float(getattr(args, name, getattr(ReportingArguments, name)))
 
 
 def _relative(path: Path, output_dir: Path) -> str:

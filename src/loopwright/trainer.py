@@ -366,25 +366,16 @@ class Trainer:
         """
         reject_resume_value(resume_from_checkpoint)
         checkpoint = choose_checkpoint(self.args.output_dir, resume_from_checkpoint)
-        if checkpoint is None and self.has_trained:
-            self.run_id = uuid.uuid4().hex
-        self.has_trained = True
         if self.model_init is not None:
             self._seed()
             self._take_model(self.call_model_init(trial))
             self.optimizer = self.lr_scheduler = None
         self.is_in_train = True
-        session = TrainingSession(self, checkpoint)
         try:
-            output = session.run(ignore_keys_for_eval)
-        except BaseException as error:
-            self.callback_handler.on_exception(self.args, self.state, self.control, exception=error)
-            self.reporting.end(*session.failed(error))
-            raise
+            session = TrainingSession(self, checkpoint, goes_on=bool(resume_from_checkpoint))
+            return session.run(ignore_keys_for_eval)
         finally:
             self.is_in_train = False
-        self.reporting.end(*session.ended())
-        return output
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Do forward and backward of one micro-batch, and return its share of the update's loss, detached."""

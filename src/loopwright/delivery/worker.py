@@ -110,9 +110,10 @@ class Worker:
         self._wake.set()
 
     def stop(self) -> None:
-        """Begin nothing more; a call under way is not waited for."""
+        """Begin nothing more, and let others deliver; a call under way is not waited for."""
         self._stopping = True
         self._wake.set()
+        self._ownership.release()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it is done; return whether it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -50,9 +51,9 @@ def is_network_kind(kind: str) -> bool:
 
 
 def _parse(line: str) -> tuple[Path, str]:
-    # "36 35 98:0 /root /mount/point options - type source options"; spaces in names are written as \040.
+    # "36 35 98:0 /root /mount/point options - type source options"; a space in a name is written as \040.
     left, _, right = line.partition(" - ")
     fields, tail = left.split(), right.split()
     if len(fields) < 5 or not tail:
         return Path("/"), ""
-    return Path(fields[4].replace("\\040", " ")), tail[0]
+    return Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])), tail[0]

@@ -9,12 +9,14 @@ told from a whole one, and left out by every reader. What follows it begins on a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from loopwright._support.files import sync_directory
 from loopwright.errors import JournalError
 from loopwright.journal.schema import VERSION, Operation, require_known
 
@@ -32,6 +34,7 @@ class LineWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._is_torn = False
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             self._begin()
@@ -59,16 +62,18 @@ class LineWriter:
         size = os.fstat(self._descriptor).st_size
         if size == 0:
             self._append(_line({"journal": VERSION}))
+            sync_directory(self.path.parent)
             return
         read_version(self.path)
-        if os.pread(self._descriptor, 1, size - 1) != b"\n":
-            self._append(b"\n")  # ends the line that a kill cut short
+        self._is_torn = os.pread(self._descriptor, 1, size - 1) != b"\n"  # a kill cut the last line short
 
-    def _append(self, data: bytes) -> None:
-        written = os.write(self._descriptor, data)
-        if written < len(data):  # the disk is full: what fitted is an unfinished line, which readers leave out
-            os.write(self._descriptor, b"\n")
-            raise OSError(28, "no space left for the journal")
+    def _append(self, line: bytes) -> None:
+        # An unfinished line, which readers leave out, must end before the next begins, or both are lost.
+        data = b"\n" + line if self._is_torn else line
+        self._is_torn = True
+        if os.write(self._descriptor, data) < len(data):
+            raise OSError(errno.ENOSPC, "no space left for the journal")
+        self._is_torn = False
 
 
 def read_version(path: Path) -> int:

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import platform
+import sqlite3
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any, ClassVar
 
+from loopwright._support.log import get_logger, warn_once
 from loopwright.errors import JournalBusy
+
+logger = get_logger(__name__)
+
+# What a lock that another process holds is answered with, by one system or another.
+_HELD_ELSEWHERE = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
 
 if sys.platform == "win32":
     import msvcrt
@@ -67,9 +76,15 @@ class Ownership:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             _lock(descriptor)
-        except OSError:
-            os.close(descriptor)
-            raise JournalBusy(f"{self.path.parent}: {self._owner()} is {self.purpose} it") from None
+        except OSError as error:
+            if error.errno in _HELD_ELSEWHERE:
+                os.close(descriptor)
+                raise JournalBusy(f"{self.path.parent}: {self._owner()} is {self.purpose} it") from None
+            warn_once(
+                logger,
+                f"{self.path.parent}: this filesystem keeps no locks ({error}), so nothing stops a second process from "
+                f"{self.purpose} it",
+            )
         self._pid = os.getpid()
         self._descriptor = descriptor
         self._held[self.path] = self
@@ -96,10 +111,30 @@ class Ownership:
         return f"process {found['pid']} on {found.get('host')}"
 
 
-def leave_to_parent(inherited: object) -> None:
-    """Let an object that a fork copied never be closed here.
+class Connection(sqlite3.Connection):
+    """A connection to SQLite that no forked child closes, by itself or at its end.
 
-    Closing an inherited SQLite connection takes locks that another thread of the parent may have held: it hung 13 of
-    23 children.
+    Closing an inherited one takes locks that another thread of the parent may have held: it hung 13 of 23 children.
     """
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+
+    _alive: ClassVar[weakref.WeakSet[Connection]] = weakref.WeakSet()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pid = os.getpid()
+        self._alive.add(self)
+
+    def close(self) -> None:
+        """Close it, where it was opened."""
+        if self._pid == os.getpid():
+            super().close()
+
+    @classmethod
+    def leave_to_parent(cls) -> None:
+        """Let what this process has inherited live as long as it does: the end of an object closes it."""
+        for inherited in cls._alive:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Connection.leave_to_parent)

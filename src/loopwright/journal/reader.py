@@ -6,20 +6,29 @@ No transaction outlives a call: a reader that kept one open made the write-ahead
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sqlite3
+import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from loopwright.errors import JournalError, JournalNotFound
 from loopwright.journal.lines import read_operations, read_version
+from loopwright.journal.ownership import Connection
+from loopwright.journal.repetition import Awaited
 from loopwright.journal.schema import JOURNAL_NAME, LINES_NAME, STATEMENTS, migrate, require_known
 from loopwright.journal.values import decode
 from loopwright.records import Kind, Record, Run, Status
 
+Answer = TypeVar("Answer")
+
 _BUSY_SECONDS = 5.0
+# What SQLite answers where it may not write, or has no room for, the index of the write-ahead log.
+_NOT_WRITABLE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
 _RECORD_COLUMNS = "r.sequence, r.attempt, r.kind, r.step, r.time, r.data, r.tracker"
 
 
@@ -84,7 +93,7 @@ class SinkEntry:
 def find_journal(output_dir: Path | str) -> Path | None:
     """Return the journal's file in `output_dir`, or None where there is none."""
     for name in (JOURNAL_NAME, LINES_NAME):
-        if (path := Path(output_dir) / name).is_file():
+        if (path := Path(output_dir) / name).is_file() and path.stat().st_size > 0:  # else it is only just being made
             return path
     return None
 
@@ -103,7 +112,7 @@ class JournalReader:
             raise JournalNotFound(f"{output_dir} holds no journal ({JOURNAL_NAME})")
         self.path = path
         self._lock = threading.Lock()
-        self._offset = 0
+        self._pid = os.getpid()
         try:
             self._connection = self._connect()
         except (sqlite3.Error, OSError) as error:
@@ -111,8 +120,9 @@ class JournalReader:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._connection.close()
+        if self._pid == os.getpid():  # a thread of the parent's may hold an inherited lock for ever
+            with self._lock:
+                self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -121,6 +131,16 @@ class JournalReader:
         self.close()
 
     # Questions
+
+    def check(self) -> None:
+        """Read the whole file once: 0.2 s for a million records.
+
+        Raises:
+            JournalError: it is damaged.
+        """
+        for (found,) in self._ask("PRAGMA quick_check(1)"):
+            if found != "ok":
+                raise JournalError(f"{self.path} is damaged: {found}")
 
     def change_counter(self) -> int:
         """Return a number that is another one when something was written."""
@@ -143,26 +163,23 @@ class JournalReader:
 
     def attempts(self, run_id: str | None = None) -> list[Attempt]:
         """Return the attempts of a run, or all, the oldest first."""
-        rows = self._ask(
+        return self._make(
+            _attempt,
             "SELECT number, run_id, purpose, started_at, first_step, host, pid, versions, arguments, parameters, "
             "ended_at, status, reason FROM attempts WHERE ? IS NULL OR run_id = ? ORDER BY number",
             (run_id, run_id),
         )
-        return [_attempt(row) for row in rows]
 
     def sinks(self, run_id: str | None = None) -> list[SinkEntry]:
         """Return the trackers that a run, or any run, reports to."""
-        rows = self._ask(
+        return self._make(
+            _sink,
             "SELECT run_id, tracker, class, options, environment, place, wants_checkpoints FROM sinks "
             "WHERE ? IS NULL OR run_id = ? ORDER BY run_id, tracker",
             (run_id, run_id),
         )
-        return [
-            SinkEntry(run, tracker, kind, json.loads(options), json.loads(environment), place, bool(wants))
-            for run, tracker, kind, options, environment, place, wants in rows
-        ]
 
-    def records(
+    def records(  # noqa: PLR0913 -- conditions, each with a default
         self,
         run_id: str | None = None,
         *,
@@ -186,27 +203,22 @@ class JournalReader:
         if from_step is not None:
             conditions.append("r.step >= ?")
             values.append(from_step)
-        rows = self._ask(
+        return self._make(
+            _record,
             f"SELECT {_RECORD_COLUMNS} FROM records r WHERE {' AND '.join(conditions)} ORDER BY r.sequence LIMIT ?",
             (*values, limit),
         )
-        return [_record(row) for row in rows]
 
-    def raw_records(
-        self, run_id: str, *, after: int, kinds: Iterable[Kind]
-    ) -> list[tuple[int, str, int, str, frozenset[str], str | None]]:
-        """Return number, kind, step, JSON text, keys that callbacks added, and tracker, of records that still count."""
+    def awaited(self, run_id: str, *, after: int, kinds: Iterable[Kind]) -> list[Awaited]:
+        """Return a run's records that still count, whatever tracker they are for, as a repetition wants them."""
         wanted = [str(kind) for kind in kinds]
-        rows = self._ask(
+        return self._make(
+            _awaited,
             "SELECT sequence, kind, step, data, added, tracker FROM records WHERE sequence > ? "
             "AND dropped_by IS NULL AND attempt IN (SELECT number FROM attempts WHERE run_id = ?) "
             f"AND kind IN ({', '.join('?' * len(wanted))}) ORDER BY sequence",
             (after, run_id, *wanted),
         )
-        return [
-            (sequence, kind, step, text, frozenset((added or "").split(",")) - {""}, tracker)
-            for sequence, kind, step, text, added, tracker in rows
-        ]
 
     def count(self, run_id: str, *, after: int = 0, tracker: str | None = None) -> int:
         """Return how many records `records` would return for a tracker, all kinds."""
@@ -261,39 +273,79 @@ class JournalReader:
     # The file
 
     def _connect(self) -> sqlite3.Connection:
+        self._offset = 0
         if self.path.name == LINES_NAME:
             read_version(self.path)
-            connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            connection = _connect(":memory:")
             migrate(connection)
             return connection
-        address = f"{self.path.resolve().as_uri()}?mode=rw"  # a reader takes part in the write-ahead log's index
-        connection = sqlite3.connect(
-            address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
+        address = self.path.resolve().as_uri()
         try:
-            connection.execute("PRAGMA query_only=1")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            require_known(version)
-            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            return _require_journal(_connect(f"{address}?mode=rw"))  # a reader takes part in the log's index
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _NOT_WRITABLE:
+                raise
+        log = self.path.with_name(f"{self.path.name}-wal")
+        has_log = log.exists() and log.stat().st_size > 0
+        return _require_journal(_copy(self.path, log) if has_log else _connect(f"{address}?mode=ro&immutable=1"))
+
+    def _make(self, make: Callable[[tuple[Any, ...]], Answer], query: str, values: Iterable[Any]) -> list[Answer]:
+        rows = self._ask(query, values)
+        try:
+            return [make(row) for row in rows]
+        except ValueError as error:
+            raise JournalError(f"{self.path} is damaged: {error}") from error
 
     def _ask(self, query: str, values: Iterable[Any] = ()) -> list[Any]:
-        with self._lock:
-            try:
+        try:
+            if self._pid != os.getpid():  # nothing inherited is used after a fork
+                self._pid, self._lock, self._connection = os.getpid(), threading.Lock(), self._connect()
+            with self._lock:
                 if self.path.name == LINES_NAME:
                     self._take_new_lines()
                 return self._connection.execute(query, tuple(values)).fetchall()
-            except (sqlite3.Error, OSError) as error:
-                raise JournalError(f"{self.path} can't be read: {error}") from error
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(f"{self.path} can't be read: {error}") from error
 
     def _take_new_lines(self) -> None:
         for operations, offset in read_operations(self.path, self._offset):
             for name, values in operations:
                 self._connection.execute(STATEMENTS[name], values)
             self._offset = offset
+
+
+def _connect(address: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=Connection
+    )
+
+
+def _require_journal(connection: sqlite3.Connection) -> sqlite3.Connection:
+    try:
+        connection.execute("PRAGMA query_only=1")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        require_known(version)
+        if version == 0:
+            raise JournalNotFound("the journal is only just being made")
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _copy(path: Path, log: Path) -> sqlite3.Connection:
+    """Return a copy in memory: where the log's index can't be written, the log can't be read in its place."""
+    memory = _connect(":memory:")
+    with tempfile.TemporaryDirectory(prefix="loopwright-") as beside:
+        for part in (path, log):
+            shutil.copyfile(part, Path(beside) / part.name)
+        copied = _connect((Path(beside) / path.name).as_uri())
+        try:
+            copied.backup(memory)
+        finally:
+            copied.close()
+    return memory
 
 
 def _attempt(row: tuple[Any, ...]) -> Attempt:
@@ -319,3 +371,13 @@ def _attempt(row: tuple[Any, ...]) -> Attempt:
 def _record(row: tuple[Any, ...]) -> Record:
     sequence, attempt, kind, step, time, data, tracker = row
     return Record(sequence, attempt, Kind(kind), step, time, decode(data), tracker)
+
+
+def _awaited(row: tuple[Any, ...]) -> Awaited:
+    sequence, kind, step, data, added, tracker = row
+    return Awaited(sequence, kind, step, decode(data), frozenset(json.loads(added or "[]")), tracker)
+
+
+def _sink(row: tuple[Any, ...]) -> SinkEntry:
+    run_id, tracker, class_path, options, environment, place, wants = row
+    return SinkEntry(run_id, tracker, class_path, json.loads(options), json.loads(environment), place, bool(wants))

@@ -7,33 +7,27 @@ written as soon as the disk takes them again: training never stops for its journ
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import platform
-import sqlite3
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from loopwright._support.env import read_choice
 from loopwright._support.log import get_logger, warn_once
 from loopwright.errors import JournalBusy, JournalError
-from loopwright.journal.filesystem import is_network_filesystem
-from loopwright.journal.lines import LineWriter
-from loopwright.journal.ownership import Ownership
-from loopwright.journal.reader import JournalReader, SinkEntry, find_journal
+from loopwright.journal.file import LOCK_NAME, JournalFile, number_beyond
+from loopwright.journal.reader import JournalReader, SinkEntry
 from loopwright.journal.repetition import Awaited, Difference, Repetition, rewinds_to
-from loopwright.journal.schema import JOURNAL_NAME, LINES_NAME, Operation
-from loopwright.journal.values import encode
-from loopwright.journal.writer import JournalWriter, SqliteWriter
+from loopwright.journal.schema import Operation
+from loopwright.journal.values import decode, encode, storable
 from loopwright.records import Decision, Kind, Run, Status
 
-logger = get_logger(__name__)
+__all__ = ["LOCK_NAME", "Recorder"]
 
-LOCK_NAME = "journal.lock"
-_RETRY_SECONDS = 10.0
-_DISK_ERRORS = (sqlite3.Error, OSError)
+logger = get_logger(__name__)
 
 
 class Recorder:
@@ -58,18 +52,15 @@ class Recorder:
         self.attempt: int | None = None
         self.run: Run | None = None
         self.is_writing = False
+        self.is_deterministic = False
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._writer: JournalWriter | None = None
-        self._ownership = Ownership(self.output_dir / LOCK_NAME, "writing")
+        self._file = JournalFile(self.output_dir)
+        self._purpose = "training"
         self._last_attempt = 0
-        self._unwritten: list[Operation] = []
-        self._opening: list[Operation] = []  # what a new file must begin with if the present one is lost
         self._decisions: list[Operation] = []
-        self._retry_at = 0.0
         self._repetition = Repetition()
         self._has_diverged = False
-        self.is_deterministic = False
 
     # Life
 
@@ -80,61 +71,50 @@ class Recorder:
             JournalBusy: another process, or another training in this one, writes it.
             JournalError: a newer Loopwright wrote it.
         """
-        if self._writer is not None or self._unwritten:
+        if self._file.is_open:
             return
-        before = self._open.get(self.output_dir)
-        if before is not None and before is not self and before._pid == os.getpid():
-            if before.is_writing:
-                raise JournalBusy(
-                    f"{self.output_dir}: another training of this process writes its journal: give each its own "
-                    "output_dir"
-                )
-            before.close()
+        self._ask_for_way()
         self._pid = os.getpid()
-        self._ownership = Ownership(self.output_dir / LOCK_NAME, "writing")
-        try:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            self._ownership.acquire()
-            self._open_writer()
-            self._take_over()
-        except JournalError:
-            self.close()
-            raise
-        except _DISK_ERRORS as error:
-            self._note_failure(error)
+        standing = self._file.open()
+        self.position, self._last_attempt = standing.position, standing.last_attempt
         self._open[self.output_dir] = self
         _close_at_exit()
+        killed = (time.time(), str(Status.KILLED), "found open by the next start")
+        self._commit([("end", (*killed, attempt)) for attempt in standing.left_open])
+
+    def _ask_for_way(self) -> None:
+        before = self._open.get(self.output_dir)
+        if before is None or before is self or before._is_inherited():
+            return
+        if before.is_writing and before._purpose == "training":
+            raise JournalBusy(
+                f"{self.output_dir}: another training of this process writes its journal: give each its own output_dir"
+            )
+        before.close()
 
     def close(self) -> None:
         """End what is under way, bring everything onto the disk, and let the journal go."""
-        if self._pid != os.getpid():
+        if self._is_inherited():
             self._forget_inherited()
             return
-        if self.is_writing:
+        if self.is_writing and self._purpose == "training":
             self.end_attempt(Status.INTERRUPTED, "the program left in the middle")
+        elif self.is_writing:
+            self.end_attempt(Status.COMPLETED)
         with self._lock:
-            if self._unwritten:
-                self._retry_at = 0.0
-                self._commit([])
-            if self._unwritten:
-                logger.error("%s: %d entries could not be written and are lost", self.output_dir, len(self._unwritten))
-            if self._writer is not None:
-                self._try(self._writer.sync)
-                self._try(self._writer.close)
-                self._writer = None
-            self._ownership.release()
+            self._file.close()
             if self._open.get(self.output_dir) is self:
                 del self._open[self.output_dir]
 
     @property
     def unwritten(self) -> int:
         """How many statements wait in memory for the disk."""
-        return len(self._unwritten)
+        return len(self._file.unwritten)
 
     @property
     def path(self) -> Path:
         """The journal's file."""
-        return self._writer.path if self._writer is not None else self.output_dir / JOURNAL_NAME
+        return self._file.path
 
     # Runs and attempts
 
@@ -162,30 +142,15 @@ class Recorder:
         self._repetition = self._await_again(run.id, resumed_at, first_step)
         self._has_diverged = False
         self._last_attempt += 1
-        self.run, self.attempt, self.is_writing = run, self._last_attempt, True
-        trial = None if run.trial_parameters is None else encode(run.trial_parameters)[0]
-        self._opening = [
-            (
-                "run",
-                (run.id, run.created_at, run.name, run.project, run.parent_id, run.parent_step, run.trial_name, trial),
-            ),
-            (
-                "attempt",
-                (
-                    self.attempt,
-                    run.id,
-                    purpose,
-                    time.time(),
-                    first_step,
-                    platform.node(),
-                    os.getpid(),
-                    encode(versions or {})[0],
-                    encode(run.arguments)[0],
-                    encode(run.parameters)[0],
-                ),
-            ),
-        ]
-        self._commit(list(self._opening))
+        self.run, self.attempt, self.is_writing, self._purpose = run, self._last_attempt, True, purpose
+        attempt = _attempt_operation(run, self.attempt, purpose, first_step, versions or {})
+        self._file.opening = [_run_operation(run), attempt]
+        self._commit(self._file.opening)
+        if resumed_at is not None and resumed_at["position"] > self.position:
+            # The checkpoint knows of records that this journal doesn't: those are lost. What trackers were given is
+            # not known here, so numbers go on beyond theirs, and what they show of later steps no longer counts.
+            self.position = number_beyond()
+            self._commit([self._rewind(first_step + 1)])
         return self.attempt
 
     def add_sink(self, entry: SinkEntry) -> None:
@@ -199,7 +164,7 @@ class Recorder:
             entry.place,
             int(entry.wants_checkpoints),
         )
-        self._opening.append(("sink", values))
+        self._file.opening.append(("sink", values))
         self._commit([("sink", values)])
 
     def end_attempt(self, status: Status, reason: str | None = None) -> None:
@@ -210,7 +175,9 @@ class Recorder:
             # The training is over, and these did not come again.
             self._drop(self._repetition.give_up())
         self.is_writing = False
-        self._commit([("end", (time.time(), str(status), reason, self.attempt))])
+        end = ("end", (time.time(), str(status), storable(reason), self.attempt))
+        self._file.opening.append(end)
+        self._commit([end])
         self.sync()
 
     # Records
@@ -236,16 +203,17 @@ class Recorder:
         if self._is_inherited():
             return self.position
         with self._lock:
-            if self._repetition:
-                found = self._repetition.take(kind, step, values, frozenset(added), tracker)
+            self.open()  # again, where another recorder of this process was made way for
+            text, left_out = encode(values)
+            for entry in left_out:
+                warn_once(logger, f"the journal can't hold {entry}: left out from here on")
+            if self._repetition and self.is_writing:
+                found = self._repetition.take(kind, step, decode(text), frozenset(added), tracker)
                 if isinstance(found, int):
                     return found
                 if found is not None:
                     self._diverge(found)
-            text, left_out = encode(values)
-            for entry in left_out:
-                warn_once(logger, f"the journal can't hold {entry}: left out from here on")
-            self._commit([self._as_operation(kind, step, text, ",".join(added) or None, tracker)])
+            self._commit([self._as_operation(kind, step, text, added, tracker)])
             return self.position
 
     def decide(self, decision: Decision) -> None:
@@ -263,7 +231,7 @@ class Recorder:
                 found = self._repetition.take(Kind.DECISION, decision.step, values, frozenset(), None)
                 if isinstance(found, int):
                     return
-            self._decisions.append(self._as_operation(Kind.DECISION, decision.step, encode(values)[0], None, None))
+            self._decisions.append(self._as_operation(Kind.DECISION, decision.step, encode(values)[0]))
 
     def sync(self) -> int:
         """Bring everything onto the disk, and return the position."""
@@ -271,13 +239,26 @@ class Recorder:
             return self.position
         with self._lock:
             self._commit([])
-            if self._writer is not None:
-                self._try(self._writer.sync)
+            self._file.sync()
             return self.position
 
-    def _as_operation(self, kind: Kind, step: int, text: str, added: str | None, tracker: str | None) -> Operation:
+    def _as_operation(
+        self, kind: Kind, step: int, text: str, added: Collection[str] = (), tracker: str | None = None
+    ) -> Operation:
         self.position += 1
-        return "record", (self.position, self.attempt, kind.value, step, time.time(), text, added, tracker)
+        keys = json.dumps(sorted(added)) if added else None
+        return "record", (self.position, self.attempt, kind.value, step, time.time(), text, keys, tracker)
+
+    def _rewind(self, step: int) -> Operation:
+        return self._as_operation(Kind.REWIND, step, encode({"from_step": step})[0])
+
+    def _commit(self, operations: Sequence[Operation]) -> None:
+        if self._is_inherited():
+            return
+        with self._lock:
+            if self._decisions:
+                operations, self._decisions = [*self._decisions, *operations], []
+            self._file.commit(operations)
 
     # What a resumed run says again
 
@@ -286,15 +267,17 @@ class Recorder:
         return {"position": self.position, "awaited": self._repetition.sequences()}
 
     def _await_again(self, run_id: str, resumed_at: Mapping[str, Any] | None, first_step: int) -> Repetition:
-        if resumed_at is None or self._writer is None:
+        if resumed_at is None:
             return Repetition()
         position, earlier = resumed_at["position"], set(resumed_at.get("awaited", ()))
         again = (Kind.LOG, Kind.PREDICTION, Kind.DECISION, Kind.CHECKPOINT, Kind.ARTIFACT)
-        with JournalReader(self.output_dir) as reader:
-            rows = reader.raw_records(run_id, after=min([position + 1, *earlier]) - 1, kinds=again)
-        awaited = [
-            record for row in rows if (record := Awaited(*row)).sequence > position or record.sequence in earlier
-        ]
+        try:
+            with JournalReader(self.output_dir) as reader:
+                found = reader.awaited(run_id, after=min([position + 1, *earlier]) - 1, kinds=again)
+        except JournalError as error:
+            logger.warning("what was recorded before can't be compared with what comes: %s", error)
+            return Repetition()
+        awaited = [record for record in found if record.sequence > position or record.sequence in earlier]
         # The checkpoint that the run goes on from was recorded after its position was taken; it is not made again.
         return Repetition(
             record for record in awaited if not (record.kind == Kind.CHECKPOINT and record.step <= first_step)
@@ -316,125 +299,8 @@ class Recorder:
         operations: list[Operation] = [("drop", (self.attempt, record.sequence)) for record in records]
         step = rewinds_to(records)
         if step is not None:
-            text, _ = encode({"from_step": step})
-            operations.append(self._as_operation(Kind.REWIND, step, text, None, None))
+            operations.append(self._rewind(step))
         self._commit(operations)
-
-    # The file
-
-    def _commit(self, operations: list[Operation]) -> None:
-        """Write `operations` after all that waits; keep them in memory where the disk refuses."""
-        if self._is_inherited():
-            return
-        with self._lock:
-            if self._decisions:
-                operations, self._decisions = [*self._decisions, *operations], []
-            if self._unwritten:
-                self._unwritten.extend(operations)
-                if time.monotonic() >= self._retry_at:
-                    self._write_what_waits()
-                return
-            if not operations:
-                return
-            if self._writer is None:
-                self._unwritten.extend(operations)
-                return
-            try:
-                self._writer.commit(operations)
-            except _DISK_ERRORS as error:
-                self._unwritten.extend(operations)
-                self._note_failure(error)
-
-    def _write_what_waits(self) -> None:
-        try:
-            writer = self._writer or self._reopen()
-            writer.commit(self._unwritten)
-        except (*_DISK_ERRORS, JournalError) as error:
-            self._note_failure(error)
-            return
-        logger.warning("%s takes records again: %d entries written", self.path, len(self._unwritten))
-        self._unwritten = []
-
-    def _reopen(self) -> JournalWriter:
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        if not self._ownership.is_held:
-            self._ownership.acquire()
-        writer = self._open_writer()
-        if self._opening:
-            writer.commit(self._opening)
-        return writer
-
-    def _open_writer(self) -> JournalWriter:
-        path = self._choose_file()
-        try:
-            self._writer = _writer(path)
-        except (sqlite3.DatabaseError, JournalError) as error:
-            if not _is_damage(error):
-                raise
-            self._set_aside(path, error)
-            self._writer = _writer(self._choose_file())
-        return self._writer
-
-    def _choose_file(self) -> Path:
-        wanted = read_choice("LOOPWRIGHT_JOURNAL", ("sqlite", "lines"))
-        if wanted is None and (found := find_journal(self.output_dir)) is not None:
-            return found
-        is_network = wanted is None and is_network_filesystem(self.output_dir)
-        if is_network:
-            warn_once(
-                logger,
-                f"{self.output_dir} lies on a network filesystem: the journal is {LINES_NAME} there, which is safe "
-                "on it and slower",
-            )
-        return self.output_dir / (LINES_NAME if is_network or wanted == "lines" else JOURNAL_NAME)
-
-    def _take_over(self) -> None:
-        """Read where the journal stands; whoever wrote it last is gone, so what he left open was killed."""
-        try:
-            with JournalReader(self.output_dir) as reader:
-                self.position = reader.last_sequence()
-                attempts = reader.attempts()
-        except JournalError as error:
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
-            self._set_aside(self._choose_file(), error)
-            self._open_writer()
-            return
-        self._last_attempt = attempts[-1].number if attempts else 0
-        left_open = [attempt for attempt in attempts if attempt.status is Status.RUNNING]
-        if left_open and self._writer is not None:
-            now = time.time()
-            reason = "found open by the next start"
-            self._writer.commit([("end", (now, str(Status.KILLED), reason, attempt.number)) for attempt in left_open])
-
-    def _set_aside(self, path: Path, error: BaseException) -> None:
-        aside = path.with_name(f"{path.stem}.damaged-{time.strftime('%Y%m%d-%H%M%S')}{path.suffix}")
-        for ending in ("", "-wal", "-shm"):
-            part = path.with_name(path.name + ending)
-            if part.exists():
-                part.rename(aside.with_name(aside.name + ending))
-        logger.warning("%s is damaged (%s): set aside as %s, and a new one begun", path, error, aside.name)
-
-    def _note_failure(self, error: BaseException) -> None:
-        self._retry_at = time.monotonic() + _RETRY_SECONDS
-        if isinstance(error, sqlite3.DatabaseError) and _is_damage(error) and self._writer is not None:
-            path, writer, self._writer = self._writer.path, self._writer, None
-            self._try(writer.close)
-            self._try(lambda: self._set_aside(path, error))
-            self._retry_at = 0.0
-        warn_once(
-            logger,
-            f"the journal in {self.output_dir} can't be written ({error}): records are held in memory, to be written "
-            f"when that works again, tried every {_RETRY_SECONDS:.0f} s",
-        )
-
-    @staticmethod
-    def _try(action: Any) -> None:
-        try:
-            action()
-        except _DISK_ERRORS as error:
-            logger.warning("the journal: %s", error)
 
     # Forks
 
@@ -442,21 +308,24 @@ class Recorder:
         return self._pid != os.getpid()
 
     def _forget_inherited(self) -> None:
-        if self._writer is not None:
-            self._writer.close()  # which, inherited, leaves the file alone
-        self._writer = None
+        """Let go of what is the parent's; a thread of his may hold the lock for ever here."""
+        self._lock = threading.RLock()
+        self._file = JournalFile(self.output_dir)
+        self._decisions, self._repetition, self.is_writing = [], Repetition(), False
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a journal stays with its process")
 
 
-def _writer(path: Path) -> JournalWriter:
-    return LineWriter(path) if path.name == LINES_NAME else SqliteWriter(path)
+def _run_operation(run: Run) -> Operation:
+    trial = None if run.trial_parameters is None else encode(run.trial_parameters)[0]
+    name, project, trial_name = storable(run.name), storable(run.project), storable(run.trial_name)
+    return "run", (run.id, run.created_at, name, project, run.parent_id, run.parent_step, trial_name, trial)
 
 
-def _is_damage(error: BaseException) -> bool:
-    text = str(error)
-    return any(words in text for words in ("malformed", "not a database", "is not a journal", "no such table"))
+def _attempt_operation(run: Run, number: int, purpose: str, first_step: int, versions: Mapping[str, str]) -> Operation:
+    described = [encode(values)[0] for values in (versions, run.arguments, run.parameters)]
+    return "attempt", (number, run.id, purpose, time.time(), first_step, platform.node(), os.getpid(), *described)
 
 
 _closes_at_exit = False

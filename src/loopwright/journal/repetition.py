@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from loopwright.journal.values import decode
 from loopwright.records import Kind
 
 _VOLATILE_ENDINGS = ("_runtime", "_per_second", "_time", "_seconds")
@@ -32,7 +31,7 @@ class Awaited:
     sequence: int
     kind: str
     step: int
-    text: str
+    values: dict[str, Any]
     added: frozenset[str]
     tracker: str | None
 
@@ -70,7 +69,7 @@ class Repetition:
     def take(
         self, kind: str, step: int, values: Mapping[str, Any], added: frozenset[str], tracker: str | None
     ) -> int | Difference | None:
-        """Compare a new record with the one that is due.
+        """Compare a new record, its values as they are read back, with the one that is due.
 
         Returns:
             The number of the record that says the same; what is different; None where none is due.
@@ -83,7 +82,7 @@ class Repetition:
             return Difference(step, f"something was recorded at step {step} that was not before", is_small=False)
         if due.step < step:
             return Difference(due.step, f"what was recorded at step {due.step} did not come again", is_small=False)
-        found = _compare(step, decode(due.text), values, due.added | added)
+        found = _compare(step, due.values, values, due.added | added)
         if found is not None:
             return found
         stream.popleft()
@@ -129,13 +128,9 @@ def _steady(values: Mapping[str, Any], added: frozenset[str]) -> dict[str, Any]:
 
 
 def _is_same(old: Any, new: Any) -> bool:
-    return bool(old == new) or (_is_nan(old) and _is_nan(new))
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+    return bool(old == new) or repr(old) == repr(new)  # which is how a NaN is itself, in a list too
 
 
 def _is_close(old: Any, new: Any) -> bool:
-    numbers = isinstance(old, (int, float)) and isinstance(new, (int, float))
-    return numbers and math.isclose(old, new, rel_tol=TOLERANCE)
+    # Whole numbers count something: no rounding changes them.
+    return isinstance(old, float) and isinstance(new, float) and math.isclose(old, new, rel_tol=TOLERANCE)

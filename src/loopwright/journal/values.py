@@ -1,7 +1,7 @@
 """Write logged values as JSON text and read them back the same.
 
 NaN and the infinities are kept (as Python's json spells them), whole numbers of any size too. NumPy's numbers and
-zero-dimensional tensors become plain numbers. What can't be stored is left out and named.
+zero-dimensional tensors become plain numbers, sets become lists. What can't be stored is left out and named.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ def encode(values: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Return the JSON text of `values`, and a description of each entry that had to be left out."""
     try:
         return _dumps(values), []
-    except (TypeError, ValueError, OverflowError, RecursionError):
+    except Exception:  # a value's own methods may raise anything: a tensor without data, a RuntimeError
         pass
     kept: dict[str, str] = {}
     left_out: list[str] = []
     for key, value in values.items():
         try:
             kept[str(key)] = _dumps(value)
-        except (TypeError, ValueError, OverflowError, RecursionError):
+        except Exception:
             left_out.append(f"{key!r} ({type(value).__name__})")
     return "{" + ", ".join(f"{_dumps(key)}: {text}" for key, text in kept.items()) + "}", left_out
 
@@ -31,6 +31,11 @@ def decode(text: str) -> dict[str, Any]:
     """Return the values that `encode` wrote."""
     values: dict[str, Any] = json.loads(text)
     return values
+
+
+def storable(text: str | None) -> str | None:
+    """Return `text` with what UTF-8 can't hold spelled out, such as the odd bytes of a file's name in a message."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _dumps(value: Any) -> str:

@@ -6,7 +6,6 @@ writer, on one thread; any number of readers, in this process or another.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -15,13 +14,15 @@ from typing import Protocol
 
 from loopwright._support.files import sync_file
 from loopwright._support.log import get_logger
-from loopwright.journal.ownership import leave_to_parent
+from loopwright.journal.ownership import Connection
 from loopwright.journal.schema import STATEMENTS, Operation, migrate
 
 logger = get_logger(__name__)
 
-# Commits between two clean-ups of the write-ahead log, where nobody else does it: about 30 MB.
+# Commits between two clean-ups of the write-ahead log, where nobody else does it: 17 MB or more.
 _COMMITS_PER_CLEAN_UP = 4096
+# Pages (of 4 KB) in the log from which on the loop is made to wait for a clean-up.
+_MOST_PAGES = 8192
 _BUSY_SECONDS = 5.0
 
 
@@ -56,7 +57,6 @@ class SqliteWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._pid = os.getpid()
         self._commits = 0
         self._clean_up: threading.Thread | None = None
         self._connection = connect_for_writing(path)
@@ -100,15 +100,9 @@ class SqliteWriter:
 
     def close(self) -> None:
         """Close the file. In a forked child the inherited connection is left alone."""
-        if self._pid != os.getpid():
-            leave_to_parent(self._connection)
-            return
-        self._join_clean_up()
-        self._connection.close()
-
-    def _join_clean_up(self) -> None:
         if self._clean_up is not None:
             self._clean_up.join()
+        self._connection.close()
 
     def _clean_up_beside(self) -> None:
         """Keep the write-ahead log short, off the loop's thread: an fsync takes 4 to 200 ms."""
@@ -120,7 +114,9 @@ class SqliteWriter:
 
 def connect_for_writing(path: Path) -> sqlite3.Connection:
     """Return a connection to a database with a write-ahead log that nobody folds in by himself."""
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=Connection
+    )
     try:
         connection.execute("PRAGMA journal_mode=WAL").fetchone()
         # A kill loses nothing that was committed; a loss of power loses at most what came after the last sync.
@@ -133,11 +129,18 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def clean_up_write_ahead_log(path: Path) -> None:
-    """Bring the write-ahead log of `path` into it, as far as no reader stands in the way."""
+    """Bring the write-ahead log of `path` into it, as far as no reader stands in the way.
+
+    SQLite begins the log anew only where it finds all of it brought in. Beside a loop that commits all the time there
+    is always a little more, so the log would grow for ever: a long one is finished while the writer waits, which takes
+    the milliseconds of one sync.
+    """
     try:
-        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=0.1, isolation_level=None, factory=Connection)
         try:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            _, num_pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if num_pages > _MOST_PAGES:
+                connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
         finally:
             connection.close()
     except sqlite3.Error as error:  # tried again before long, and at the next save

@@ -7,13 +7,16 @@ or with other arguments, what follows contradicts what was recorded: it is a new
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopwright.checkpoint.layout import TRAINING_ARGS_NAME, list_checkpoints, step_of
 from loopwright.checkpoint.reader import load_loopwright_state
 from loopwright.checkpoint.verify import find_damage
-from loopwright.errors import CheckpointError
+from loopwright.errors import CheckpointError, JournalError
+from loopwright.journal.reader import JournalReader
+from loopwright.records import Kind
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
@@ -58,6 +61,25 @@ def why_branch(checkpoint: Path, output_dir: str, args: TrainingArguments) -> st
     return None
 
 
+def restarted_run(output_dir: str, args: TrainingArguments) -> str | None:
+    """Return the id of the run that a new start does over again, or None.
+
+    That is the newest run of the journal, where it broke off before its first checkpoint and had the same arguments:
+    the same numbers come again, and trackers go on with the run that they have.
+    """
+    try:
+        with JournalReader(output_dir) as reader:
+            run = reader.runs()[-1]
+            attempts = reader.attempts(run.id)
+            has_saved = bool(reader.records(run.id, kinds=[Kind.CHECKPOINT], limit=1))
+    except (JournalError, IndexError):
+        return None
+    newest = attempts[-1]
+    if has_saved or newest.purpose != "training" or newest.status.is_success:
+        return None
+    return None if _changed(run.arguments, args.to_sanitized_dict()) else run.id
+
+
 def _newer_of_same_run(checkpoint: Path, output_dir: str) -> Path | None:
     run_id = (load_loopwright_state(checkpoint) or {}).get("run_id")
     step = step_of(checkpoint)
@@ -83,7 +105,10 @@ def _changed_arguments(checkpoint: Path, args: TrainingArguments) -> list[str]:
         before: dict[str, Any] = json.loads((checkpoint / TRAINING_ARGS_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # written by another library
         return []
-    now = json.loads(args.to_json_string())
+    return _changed(before, json.loads(args.to_json_string()))
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}={now[name]!r} was {before[name]!r}"
         for name in now

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
     from loopwright.callbacks.dispatcher import CallbackHandler
     from loopwright.loop.train import TrainingLoop
+    from loopwright.records import Status
     from loopwright.runtime.precision import Precision
     from loopwright.state import TrainerControl, TrainerState
 
@@ -28,6 +29,10 @@ class Reports(Protocol):
         parent: tuple[str, int] | None = None,
     ) -> None:
         """Begin an attempt of the run, and open its trackers."""
+        ...
+
+    def end(self, status: Status, reason: str | None = None) -> None:
+        """Record how the attempt ended, and let trackers deliver what is left."""
         ...
 
     def whereabouts(self) -> dict[str, Any] | None:

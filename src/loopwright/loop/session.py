@@ -13,7 +13,7 @@ from loopwright.checkpoint.layout import list_checkpoints
 from loopwright.checkpoint.reader import load_loopwright_state, load_model_weights, load_trainer_state
 from loopwright.checkpoint.verify import newest_whole, require_whole
 from loopwright.errors import ArgumentError, CheckpointNotFound, describe
-from loopwright.loop.branching import why_branch
+from loopwright.loop.branching import restarted_run, why_branch
 from loopwright.loop.persist import position_in, restore_callbacks, restore_loop
 from loopwright.loop.plan import TrainingPlan, make_plan
 from loopwright.loop.report import LossWindow, speed_metrics
@@ -78,14 +78,27 @@ class TrainingSession:
     Arguments:
         trainer: Whose hooks, arguments and state are used.
         checkpoint: Where to go on from; None for a new start.
+        goes_on: Whether a new start may do over a run that broke off before its first checkpoint.
     """
 
-    def __init__(self, trainer: Any, checkpoint: Path | None) -> None:
+    def __init__(self, trainer: Any, checkpoint: Path | None, *, goes_on: bool = False) -> None:
         self.trainer = trainer
         self.checkpoint = checkpoint
+        self.goes_on = goes_on
 
     def run(self, ignore_keys_for_eval: list[str] | None) -> TrainOutput:
-        """Train, and return what was done."""
+        """Train, and return what was done; journal and trackers learn how it ended, whichever way it does."""
+        trainer = self.trainer
+        try:
+            output = self._train(ignore_keys_for_eval)
+        except BaseException as error:
+            trainer.callback_handler.on_exception(trainer.args, trainer.state, trainer.control, exception=error)
+            trainer.reporting.end(*_failure(error))
+            raise
+        trainer.reporting.end(*self._ending())
+        return output
+
+    def _train(self, ignore_keys_for_eval: list[str] | None) -> TrainOutput:
         trainer = self.trainer
         if self.checkpoint is not None:
             load_model_weights(unwrap_model(trainer.model), self.checkpoint)
@@ -105,7 +118,7 @@ class TrainingSession:
         loop.run()
         return self._finish(plan, loop, first_step)
 
-    def ended(self) -> tuple[Status, str | None]:
+    def _ending(self) -> tuple[Status, str | None]:
         """Return how a training that raised nothing has ended, and who ended it."""
         state = self.trainer.state
         if state.global_step >= state.max_steps:
@@ -113,18 +126,17 @@ class TrainingSession:
         stops = [decision for decision in self.trainer.callback_handler.decisions if decision.stops_training]
         return Status.STOPPED, str(stops[-1]) if stops else None
 
-    @staticmethod
-    def failed(error: BaseException) -> tuple[Status, str]:
-        """Return how a training that raised `error` has ended, and the error in one line."""
-        is_asked_for = isinstance(error, KeyboardInterrupt | SystemExit)
-        return Status.INTERRUPTED if is_asked_for else Status.FAILED, describe(error)
-
     def _begin_reporting(self) -> None:
         trainer, checkpoint = self.trainer, self.checkpoint
         step = trainer.state.global_step
         if checkpoint is None:
-            trainer.reporting.begin()
+            restarted = restarted_run(trainer.args.output_dir, trainer.args) if self.goes_on else None
+            if restarted or trainer.has_trained:
+                trainer.run_id = restarted or uuid.uuid4().hex
+            trainer.has_trained = True
+            trainer.reporting.begin(resumed_at={"position": 0} if restarted else None)
             return
+        trainer.has_trained = True
         own = load_loopwright_state(checkpoint) or {}
         reason = why_branch(checkpoint, trainer.args.output_dir, trainer.args)
         if reason is None:
@@ -225,6 +237,12 @@ class TrainingSession:
             load_model_weights(unwrap_model(trainer.model), Path(state.best_model_checkpoint))
         trainer.control = trainer.callback_handler.on_train_end(args, state, trainer.control)
         return TrainOutput(state.global_step, metrics["train_loss"], metrics)
+
+
+def _failure(error: BaseException) -> tuple[Status, str]:
+    """Return how a training that raised `error` has ended, and the error in one line."""
+    is_asked_for = isinstance(error, KeyboardInterrupt | SystemExit)
+    return Status.INTERRUPTED if is_asked_for else Status.FAILED, describe(error)
 
 
 def reject_resume_value(asked: Any) -> None:

@@ -25,7 +25,7 @@ from loopwright.journal.recorder import Recorder
 from loopwright.records import Decision, Kind, Run, Status
 from loopwright.trackers.base import TrackerCallback
 from loopwright.trackers.description import describe_run, recorded_variables, versions
-from loopwright.trackers.ending import DrainProgress, say_leftovers
+from loopwright.trackers.ending import DrainProgress, Leftovers, say_leftovers
 from loopwright.trackers.placement import Placement, place
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Reporting:
         self._delivery: DeliveryProcess | None = None
         self._local: LocalTrackers | None = None
         self._last_status = Status.COMPLETED
+        self._leftovers: Leftovers = ()
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy begins a journal of its own.
@@ -279,7 +280,7 @@ class Reporting:
         if self._local is not None:
             for name, seconds in self._local.seconds().items():
                 logger.info("%s took %.1f s on its own thread of this process", name, seconds)
-        say_leftovers(self.recorder.output_dir, self._run.id)
+        self._leftovers = say_leftovers(self.recorder.output_dir, self._run.id, self._leftovers)
 
     def _let_go(self) -> None:
         if self._local is not None:

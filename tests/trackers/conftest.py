@@ -1,0 +1,36 @@
+"""What the tests of trackers share: a third party's tracker that is registered, its service, and small trainings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from loopwright.trackers import registry
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def generic(monkeypatch: pytest.MonkeyPatch):
+    """Register the generic tracker as an installed package would be; returns its module."""
+    monkeypatch.syspath_prepend(HERE / "generic")
+    registry.listed_trackers.cache_clear()
+    import generic_tracker
+
+    yield generic_tracker
+    sys.modules.pop("generic_tracker", None)
+    registry.listed_trackers.cache_clear()
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch):
+    """A running service, which the generic tracker finds."""
+    from tests.trackers.service import Service
+
+    running = Service()
+    monkeypatch.setenv("GENERIC_URL", running.url)
+    yield running
+    running.fault = None
+    running.go_away()

@@ -1,0 +1,79 @@
+"""Small trainings with dropout, and comparisons of what a journal and a service hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from loopwright import Trainer, TrainingArguments
+from loopwright.journal.reader import JournalReader
+from loopwright.records import Kind
+from loopwright.trackers.naming import group_name, numbers
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 1))
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        predicted = self.layers(x).squeeze(-1)
+        return {"loss": nn.functional.mse_loss(predicted, labels), "logits": predicted}
+
+
+def examples(count: int = 24) -> list[dict[str, torch.Tensor]]:
+    x = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
+    return [{"x": row, "labels": row.sum()} for row in x]
+
+
+def build(directory: Path, *, callbacks: Any = (), model: nn.Module | None = None, **arguments: Any) -> Trainer:
+    """Return a Trainer over 24 examples, 12 steps an epoch; calls of trackers may take 2 s, their end 10."""
+    torch.manual_seed(0)
+    defaults: dict[str, Any] = {
+        "per_device_train_batch_size": 2,
+        "num_train_epochs": 1,
+        "logging_steps": 1,
+        "save_steps": 5,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "tracker_open_timeout": 10,
+        "tracker_call_timeout": 2,
+        "tracker_close_timeout": 10,
+    }
+    return Trainer(
+        Network() if model is None else model,
+        TrainingArguments(str(directory), **(defaults | arguments)),
+        train_dataset=examples(),
+        eval_dataset=examples(4),
+        callbacks=list(callbacks),
+    )
+
+
+def weights(trainer: Trainer) -> list[torch.Tensor]:
+    return [value.clone() for value in trainer.model.state_dict().values()]
+
+
+def same_weights(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
+
+
+def journal_points(directory: Path, run_id: str | None = None) -> dict[tuple[str, int, int], str]:
+    """Return (name, step, time in ms) -> value of everything that counts, as the generic service keeps it."""
+    with JournalReader(directory) as reader:
+        records = reader.records(run_id, kinds=[Kind.LOG, Kind.PREDICTION])
+    found: dict[tuple[str, int, int], str] = {}
+    for record in records:
+        for name, value in numbers(record.values):
+            found[(group_name(name), record.step, round(record.time * 1000))] = repr(value)
+    return found
+
+
+def doubles(points: Any) -> list[Any]:
+    """Return the (name, step) that occur more than once."""
+    counted = Counter((name, step) for name, step, *_ in points)
+    return [place for place, number in counted.items() if number > 1]

@@ -1,9 +1,10 @@
 """Deliver a journal: once (`loopwright sync`), or beside a training that goes on (`loopwright sync --follow`).
 
-Beside a training, standard input is the training's end of a pipe: a line "end" asks to finish, its closing says that
-the training is gone. Standard output is the way back, a line of JSON each second:
+Beside a training, standard input is the training's end of a pipe. A line "drain" asks to deliver and close what is
+there and to stay, for an evaluation that may follow; "end" asks to leave after that; its closing says that the training
+is gone. Standard output is the way back, a line of JSON each second:
 
-    {"trackers": {"mlflow": {"pending": 3, "error": null, "seconds": 0.2}}, "hung": []}
+    {"trackers": {"mlflow": {"pending": 3, "error": null, "seconds": 0.2}}, "hung": [], "drains": 0}
 
 What SDKs print goes to standard error, and they find an empty standard input, so nothing ever prompts.
 """
@@ -34,9 +35,12 @@ logger = get_logger(__name__)
 
 MakeSink = Callable[[SinkEntry], Sink]
 
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 0.2
+_WAIT_SECONDS = 0.05
 _REPORT_SECONDS = 1.0
 _CLEAN_UP_SECONDS = 10.0
+# Having nothing to do for so long, it leaves; it is started again when there is.
+_IDLE_SECONDS = 120.0
 EXIT_DONE, EXIT_LEFTOVERS, EXIT_HUNG = 0, 1, 75
 
 
@@ -52,6 +56,7 @@ class Channel:
         os.dup2(2, 1)
         self.is_ending = threading.Event()
         self.is_cut = threading.Event()
+        self.num_drains = 0
         threading.Thread(target=self._listen, name="listen-to-training", daemon=True).start()
 
     def say(self, message: dict[str, Any]) -> None:
@@ -67,6 +72,8 @@ class Channel:
             for line in self._input:
                 if line.strip() == "end":
                     self.is_ending.set()
+                elif line.strip() == "drain":
+                    self.num_drains += 1
         except (OSError, ValueError):
             pass
         self.is_cut.set()
@@ -108,7 +115,8 @@ class Follower:
         self._reader = JournalReader(output_dir)
         self._store = DeliveryStore(output_dir)
         self._training = (platform.node(), os.getppid())
-        self._last_report = self._last_clean_up = time.monotonic()
+        self._last_report = self._last_clean_up = self._busy_at = time.monotonic()
+        self._num_drained = 0
 
     def run(self) -> int:
         """Deliver until there is nothing left or the time is over; return the exit status.
@@ -118,28 +126,53 @@ class Follower:
         """
         if self._channel is None:
             return self._run_once()
-        ending_at: float | None = None
         while True:
             self._start_workers()
             self._report()
             if self._find_hung():
                 self._report(force=True)
                 return EXIT_HUNG
-            if os.getppid() != self._training[1]:  # forked children of the training may hold the pipe open
-                self._channel.is_cut.set()
-            if ending_at is None and (self._channel.is_ending.is_set() or self._channel.is_cut.is_set()):
-                ending_at = time.monotonic() + self._close_seconds
-                for worker in self.workers.values():
-                    worker.finish()
-            if ending_at is not None and (self._are_done() or time.monotonic() > ending_at):
-                self._report(force=True)
-                return EXIT_DONE if self.count_left() == 0 else EXIT_LEFTOVERS
-            time.sleep(_LOOK_SECONDS if ending_at is None else 0.05)
+            if self._is_asked_to_leave(self._channel) or self._is_idle():
+                break
+            is_draining = self._drain(self._channel)
+            time.sleep(_WAIT_SECONDS if is_draining else _LOOK_SECONDS)
+        self._finish_workers()
+        until = time.monotonic() + self._close_seconds
+        while not self._are_done() and time.monotonic() < until and not self._find_hung():
+            self._report()
+            time.sleep(_WAIT_SECONDS)
+        self._report(force=True)
+        return EXIT_HUNG if self.hung else EXIT_DONE if self.count_left() == 0 else EXIT_LEFTOVERS
+
+    def _is_asked_to_leave(self, channel: Channel) -> bool:
+        if os.getppid() != self._training[1]:  # forked children of the training may hold the pipe open
+            channel.is_cut.set()
+        return channel.is_ending.is_set() or channel.is_cut.is_set()
+
+    def _is_idle(self) -> bool:
+        if not self._are_done():
+            self._busy_at = time.monotonic()
+        return time.monotonic() - self._busy_at > _IDLE_SECONDS
+
+    def _drain(self, channel: Channel) -> bool:
+        """Do what a drain asks for; return whether one is under way."""
+        asked = channel.num_drains
+        if asked == self._num_drained:
+            return False
+        self._finish_workers()
+        if not self._are_done():
+            return True
+        self._num_drained = asked
+        self._report(force=True)
+        return False
+
+    def _finish_workers(self) -> None:
+        for worker in self.workers.values():
+            worker.finish()
 
     def _run_once(self) -> int:
         self._start_workers()
-        for worker in self.workers.values():
-            worker.finish()
+        self._finish_workers()
         while not self._are_done():
             if self._on_progress is not None:
                 self._on_progress(self.left_by_tracker())
@@ -228,7 +261,7 @@ class Follower:
         trackers: dict[str, Any] = {}
         for (_, name), worker in self.workers.items():
             trackers[name] = {"pending": worker.pending(), "error": worker.error, "seconds": round(worker.seconds, 3)}
-        self._channel.say({"trackers": trackers, "hung": self.hung})
+        self._channel.say({"trackers": trackers, "hung": self.hung, "drains": self._num_drained})
         if now - self._last_clean_up > _CLEAN_UP_SECONDS and self._reader.path.suffix == ".db":
             self._last_clean_up = now
             clean_up_write_ahead_log(self._reader.path)

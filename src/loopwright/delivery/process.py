@@ -26,6 +26,9 @@ from loopwright.delivery.retry import Backoff
 
 logger = get_logger(__name__)
 
+# Called while delivery is waited for, with the records left by tracker and the seconds that remain.
+OnWait = Callable[[dict[str, int], float], None]
+
 LOG_NAME = "delivery.log"
 # A process that says nothing for so long is taken for dead: it reports each second, whatever its trackers do.
 _SILENCE_SECONDS = 60.0
@@ -94,27 +97,31 @@ class DeliveryProcess:
             reports = [child.report for child in self._children]
         return {name: found["seconds"] for report in reports for name, found in report.items()}
 
-    def finish(self, on_wait: Callable[[dict[str, int], float], None] | None = None) -> None:
-        """Let it deliver what is left, wait for that at most `close_seconds`, and end it.
+    def drain(self, on_wait: OnWait | None = None) -> None:
+        """Let it deliver what is left, wait for that at most `close_seconds`, and leave it ready for more."""
+        self._ask("drain", on_wait)
 
-        Arguments:
-            on_wait: Called about ten times a second with the records left and the seconds that remain.
-        """
+    def finish(self, on_wait: OnWait | None = None) -> None:
+        """Let it deliver what is left, wait for that at most `close_seconds`, and end it."""
+        self._ask("end", on_wait)
+        with self._lock:
+            self._children = []
+
+    def _ask(self, word: str, on_wait: OnWait | None) -> None:
         if self._pid != os.getpid():
             return
         with self._lock:
             children = list(self._children)
         for child in children:
-            child.ask_to_end()
+            child.ask(word)
         until = time.monotonic() + self.close_seconds
-        while any(not child.has_ended for child in children) and (left := until - time.monotonic()) > 0:
+        while (waiting := [child for child in children if not child.has_done_so]) and time.monotonic() < until:
             if on_wait is not None:
-                on_wait(self.pending(), left)
-            next(child for child in children if not child.has_ended).join(min(left, 0.1))
+                on_wait(self.pending(), until - time.monotonic())
+            waiting[0].wait(0.1)
         for child in children:
-            child.kill()
-        with self._lock:
-            self._children = []
+            if word == "end" or not child.has_done_so:
+                child.kill()
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a delivery process stays with the process that started it")
@@ -135,6 +142,8 @@ class _Child:
         self._is_ending = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._heard_at = 0.0
+        self._drains_asked = self._drains_done = 0
+        self._news = threading.Event()
         self._thread = threading.Thread(target=self._live, name="delivery", daemon=True)
 
     def start(self) -> None:
@@ -146,17 +155,29 @@ class _Child:
         """Whether no process runs any more, and none will."""
         return not self._thread.is_alive()
 
-    def join(self, seconds: float) -> None:
-        """Wait until it has ended."""
-        self._thread.join(seconds)
+    @property
+    def has_done_so(self) -> bool:
+        """Whether it has done what it was last asked for, or has ended."""
+        return self.has_ended or (not self._is_ending.is_set() and self._drains_done >= self._drains_asked)
 
-    def ask_to_end(self) -> None:
-        """Let the process deliver what is left and end; none is started after it."""
-        self._is_ending.set()
+    def wait(self, seconds: float) -> None:
+        """Wait until it says something, or has ended."""
+        self._news.wait(seconds)
+        self._news.clear()
+
+    def ask(self, word: str) -> None:
+        """Ask it to "drain", or to "end": then no process is started after it."""
+        if word == "end":
+            self._is_ending.set()
+        else:
+            self._drains_asked += 1
+        self._write(word)
+
+    def _write(self, word: str) -> None:
         process = self._process
         if process is not None and process.stdin is not None:
             with contextlib.suppress(OSError, ValueError):
-                process.stdin.write("end\n")
+                process.stdin.write(word + "\n")
                 process.stdin.flush()
 
     def kill(self) -> None:
@@ -167,6 +188,12 @@ class _Child:
         self._thread.join(5.0)
 
     def _live(self) -> None:
+        try:
+            self._keep_alive()
+        finally:
+            self._news.set()
+
+    def _keep_alive(self) -> None:
         if self._delay is not None:
             self._is_ending.wait(self._delay.fail())
         while not self._is_ending.is_set():
@@ -193,8 +220,10 @@ class _Child:
         self._process = process
         watch = threading.Thread(target=self._watch, args=(process,), name="delivery-watch", daemon=True)
         watch.start()
-        if self._is_ending.is_set():  # asked meanwhile
-            self.ask_to_end()
+        # What was asked before it could hear.
+        before = self._drains_done
+        for word in ["drain"] * (self._drains_asked - before) + ["end"] * self._is_ending.is_set():
+            self._write(word)
         hung: list[str] = []
         stream: IO[str] | None = process.stdout
         for line in stream or ():
@@ -203,6 +232,8 @@ class _Child:
                 message = json.loads(line)
                 self._take(message["trackers"])
                 hung = message["hung"]
+                self._drains_done = before + message["drains"]
+            self._news.set()
         status = process.wait()
         if status == EXIT_HUNG:  # what the SDK had started may hang as well
             _kill_group(process, even_if_ended=True)

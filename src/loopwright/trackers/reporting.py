@@ -272,7 +272,7 @@ class Reporting:
         if self._local is not None:
             self._local.finish()
         if self._delivery is not None:
-            self._delivery.finish(progress)
+            self._delivery.drain(progress)
         while self._local is not None and not self._local.are_done() and (left := until - time.monotonic()) > 0:
             progress(self._local.pending(), left)
             time.sleep(0.02)

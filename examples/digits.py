@@ -10,7 +10,10 @@ It shows what a run of one's own needs: a model that returns its loss, two datas
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +97,8 @@ def main() -> None:
         save_total_limit=3,
         load_best_model_at_end=True,
         metric_for_best_model="accuracy",
-        report_to="none",
+        report_to=["tensorboard"] if find_spec("tensorboard") else [],
+        logging_dir=str(options.output_dir / "events"),
         seed=0,
     )
     trainer = Trainer(
@@ -119,9 +123,17 @@ def parse_options() -> argparse.Namespace:
 
 
 def remove_run(output_dir: Path) -> None:
-    """Remove the checkpoints of an earlier run of this demo, and nothing else."""
-    for checkpoint in output_dir.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    """Remove checkpoints, journal and event files of an earlier run of this demo, and nothing else."""
+    for directory in (*output_dir.glob("checkpoint-*"), output_dir / "events"):
+        shutil.rmtree(directory, ignore_errors=True)
+    for file in (*output_dir.glob("journal.*"), *output_dir.glob("delivery.*")):
+        file.unlink()
+
+
+def command(name: str) -> str:
+    """Return how to call a command that is installed beside this Python."""
+    beside = Path(sys.executable).with_name(name)
+    return os.path.relpath(beside) if beside.exists() else name
 
 
 def summarize(trainer: Trainer, metrics: dict[str, float], num_images: int) -> None:
@@ -135,6 +147,10 @@ def summarize(trainer: Trainer, metrics: dict[str, float], num_images: int) -> N
     table.add_row("training ended", str(endings[-1]) if endings else f"before: all {state.max_steps} steps were done")
     table.add_row("checkpoints", f"{trainer.args.output_dir}/checkpoint-*")
     table.add_row("best model", str(state.best_model_checkpoint))
+    table.add_row("every number", f"{trainer.args.output_dir}/journal.db")
+    table.add_row("runs and attempts", f"{command('loopwright')} runs {trainer.args.output_dir}")
+    if trainer.args.report_to:
+        table.add_row("curves", f"{command('tensorboard')} --logdir {trainer.args.logging_dir}")
     table.add_row("again", "make demo goes on from here; make demo ARGS=--fresh trains anew")
     Console().print(table)
     if reached < GOAL:

@@ -279,8 +279,9 @@ class Recorder:
             return Repetition()
         awaited = [record for record in found if record.sequence > position or record.sequence in earlier]
         # The checkpoint that the run goes on from was recorded after its position was taken; it is not made again.
+        is_made = (Kind.CHECKPOINT, Kind.ARTIFACT)
         return Repetition(
-            record for record in awaited if not (record.kind == Kind.CHECKPOINT and record.step <= first_step)
+            (record for record in awaited if not (record.kind in is_made and record.step <= first_step)), first_step
         )
 
     def _diverge(self, difference: Difference) -> None:

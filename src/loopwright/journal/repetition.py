@@ -56,15 +56,22 @@ class Repetition:
 
     Arguments:
         awaited: Those after the position that the run was resumed at.
+        first_step: The step it goes on from. What was recorded there, after the checkpoint, may be what ended the run:
+            its closing metrics, an evaluation. That stands whether it comes again or not.
     """
 
-    def __init__(self, awaited: Iterable[Awaited] = ()) -> None:
+    def __init__(self, awaited: Iterable[Awaited] = (), first_step: int = -1) -> None:
+        self._first_step = first_step
+        self._at_first_step: list[Awaited] = []
         self._by_stream: dict[tuple[str, str | None], deque[Awaited]] = {}
         for record in awaited:
-            self._by_stream.setdefault((record.kind, record.tracker), deque()).append(record)
+            if record.step <= first_step:
+                self._at_first_step.append(record)
+            else:
+                self._by_stream.setdefault((record.kind, record.tracker), deque()).append(record)
 
     def __bool__(self) -> bool:
-        return bool(self._by_stream)
+        return bool(self._by_stream or self._at_first_step)
 
     def take(
         self, kind: str, step: int, values: Mapping[str, Any], added: frozenset[str], tracker: str | None
@@ -74,6 +81,8 @@ class Repetition:
         Returns:
             The number of the record that says the same; what is different; None where none is due.
         """
+        if step <= self._first_step:
+            return self._take_at_first_step(kind, step, values, added, tracker)
         stream = self._by_stream.get((kind, tracker))
         if not stream:
             return None
@@ -90,9 +99,20 @@ class Repetition:
             del self._by_stream[(kind, tracker)]
         return due.sequence
 
+    def _take_at_first_step(
+        self, kind: str, step: int, values: Mapping[str, Any], added: frozenset[str], tracker: str | None
+    ) -> int | Difference | None:
+        for due in self._at_first_step:
+            is_alike = (due.kind, due.step, due.tracker) == (kind, step, tracker)
+            if is_alike and _steady(due.values, due.added).keys() == _steady(values, added).keys():
+                self._at_first_step.remove(due)
+                return _compare(step, due.values, values, due.added | added) or due.sequence
+        return None
+
     def sequences(self) -> list[int]:
         """Return the numbers of what is awaited still, in order."""
-        return sorted(record.sequence for stream in self._by_stream.values() for record in stream)
+        streams = [self._at_first_step, *self._by_stream.values()]
+        return sorted(record.sequence for stream in streams for record in stream)
 
     def give_up(self) -> list[Awaited]:
         """Return what is awaited still, and await nothing more."""

@@ -509,6 +509,7 @@ class Trainer:
         line = {**logs, "step": self.state.global_step}
         own = set(line)
         self.state.log_history.append(line)
+        self.reporting.ready()
         try:
             self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
         finally:  # a callback that raises loses no number

@@ -92,4 +92,3 @@ def public_dir() -> Iterator[Path]:
     yield path
     path.chmod(0o755)
     shutil.rmtree(path)
-

@@ -46,7 +46,9 @@ def writer(tmp_path: Path) -> Any:
     opened.close()
 
 
-def test_every_acknowledged_record_survives_a_kill(tmp_path: Path, journal_kind: str, start: Callable[..., Any]) -> None:
+def test_every_acknowledged_record_survives_a_kill(
+    tmp_path: Path, journal_kind: str, start: Callable[..., Any]
+) -> None:
     path = tmp_path / {"sqlite": "journal.db", "lines": "journal.jsonl"}[journal_kind]
     newest = 0
     for _ in range(5):

@@ -169,19 +169,32 @@ class Journal:
         store._set(self.run.id, "mlflow", was_closed=0, **columns)
         store.close()
 
+    def deliver_one_line(self, step: int = 1) -> str | None:
+        """Record and deliver a whole attempt with one log line; return what stands in the way."""
+        self.begin()
+        self.log(step, step)
+        self.end()
+        return self.deliver()
+
     @property
     def reference(self) -> dict[str, Any]:
         return read_delivered(self.directory, self.run.id, "mlflow").reference
 
     def points(self) -> Points:
-        """Return name, step, time in milliseconds and value of all that counts, sorted."""
-        with JournalReader(self.directory) as reader:
-            records = reader.records(self.run.id, kinds=[Kind.LOG, Kind.PREDICTION])
-        return sorted(
-            (group_name(name), record.step, int(record.time * 1000), as_stored(value))
-            for record in records
-            for name, value in numbers(record.values)
-        )
+        """Return all that MLflow has to hold."""
+        return recorded_points(self.directory, self.run.id)
+
+
+def recorded_points(directory: Path, run_id: str | None = None, tracker: str | None = None) -> Points:
+    """Return name, step, time in milliseconds and value of all that counts in a journal, sorted, each once."""
+    with JournalReader(directory) as reader:
+        records = reader.records(run_id, kinds=[Kind.LOG, Kind.PREDICTION], tracker=tracker)
+    found = {
+        (group_name(name), record.step, int(record.time * 1000), as_stored(value))
+        for record in records
+        for name, value in numbers(record.values)
+    }
+    return sorted(found)
 
 
 def as_stored(value: float) -> str:
@@ -191,13 +204,18 @@ def as_stored(value: float) -> str:
 
 
 def stored_points(client: Any, run_id: str) -> Points:
-    """Return what MLflow holds, every point of it, in the form of `Journal.points`."""
+    """Return every point that MLflow holds, in the form of `recorded_points`."""
     names = client.get_run(run_id).data.metrics
     return sorted(
         (name, point.step, point.timestamp, repr(point.value))
         for name in names
         for point in client.get_metric_history(run_id, name)
     )
+
+
+def runs_of(client: Any, journal: Journal, experiment: str = "0") -> list[Any]:
+    """Return MLflow's runs that show the journal's."""
+    return list(client().search_runs([experiment], f"tags.`loopwright.run_id` = '{journal.run.id}'"))
 
 
 def wait_for(condition: Any, seconds: float = 60.0) -> None:

@@ -27,10 +27,11 @@ def journal(directory: Path, run_id: str | None = None) -> Points:
 
 
 def tensorboard(directory: Path) -> Points:
-    """Return the scalars that TensorBoard's own reader finds."""
+    """Return the scalars that TensorBoard's own reader finds in the only folder of event files below `directory`."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accumulator = EventAccumulator(str(directory), size_guidance={"scalars": 0})
+    (folder,) = {path.parent for path in directory.rglob("events.out.tfevents.*")}
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     accumulator.Reload()
     found: Points = {}
     for tag in accumulator.Tags()["scalars"]:

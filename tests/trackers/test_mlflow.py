@@ -3,82 +3,29 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from loopwright.delivery.sink import Standing
 from loopwright.delivery.store import DeliveryStore
-from loopwright.errors import MissingExtra
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Kind, Status
-from loopwright.trackers import mlflow as tracker_module
 from loopwright.trackers import mlflow_client
-from loopwright.trackers.mlflow import MLflowCallback
-from loopwright.trackers.placement import Placement
-from loopwright.trackers.placement import place as find_place
 from loopwright.trackers.registry import make_tracker
-from tests.trackers.mlflow_service import Databases, Journal, Server, stored_points, wait_for
+from tests.trackers.mlflow_service import Journal, runs_of, stored_points, wait_for
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
-
-
-@pytest.fixture(scope="module")
-def databases(tmp_path_factory):
-    return Databases(tmp_path_factory.mktemp("databases"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def starting_server(tmp_path_factory, databases):
-    """A server that takes its 13 to 40 s to start while other tests run."""
-    server = Server(tmp_path_factory.mktemp("server"), databases)
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def server(starting_server):
-    starting_server.wait()
-    return starting_server
-
-
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch, tmp_path, databases):
-    """No variable from elsewhere; a database of the test's own."""
-    for name in (*MLflowCallback.variables, *mlflow_client._WAITING, "DISABLE_MLFLOW_INTEGRATION"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", databases.copy(tmp_path / "mlflow.db"))
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def place(request, monkeypatch):
-    """The database, or the server, by indirect parametrization."""
-    if getattr(request, "param", "database") == "server":
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", request.getfixturevalue("server").url)
-
-
-@pytest.fixture
-def client():
-    """Return a function that makes a client of the present place."""
-    from mlflow import MlflowClient
-
-    return MlflowClient
-
-
-@pytest.fixture
-def journal(tmp_path):
-    return Journal(tmp_path / "out")
-
+pytest_plugins = ("tests.trackers.mlflow_fixtures",)
+pytestmark = [
+    pytest.mark.usefixtures("own_environment", "starting_server"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
+]
 
 both_places = pytest.mark.parametrize("place", ["database", "server"], indirect=True)
-
-
-def runs_of(client, journal, experiment="0"):
-    return client().search_runs([experiment], f"tags.`loopwright.run_id` = '{journal.run.id}'")
 
 
 # Points
@@ -124,6 +71,20 @@ def test_a_record_that_mlflow_refuses_is_left_out_alone(client, journal, monkeyp
     assert journal.deliver() is None
     (run,) = runs_of(client, journal)
     assert stored_points(client(), run.info.run_id) == [point for point in journal.points() if point[1] != 6]
+
+
+def test_points_outlive_a_kill_right_after_them_whatever_is_said_of_async_logging(client, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")
+    run_id = client().create_run("0").info.run_id
+    place = os.environ["MLFLOW_TRACKING_URI"]
+    script = (
+        "import os\n"
+        "from loopwright.trackers.mlflow_client import MLflowService, Point\n"
+        f"MLflowService({place!r}).log_points({run_id!r}, [Point('loss', 0.5, 3, 1000)])\n"
+        "os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=120, check=False).returncode == 9
+    assert stored_points(client(), run_id) == [("loss", 3, 1000, "0.5")]
 
 
 # The run: its life
@@ -268,153 +229,6 @@ def test_variables_flatten_and_limit_parameters(most, held, client, tmp_path, mo
     assert [sorted(run.data.params) for run in runs_of(client, journal)] == [held]
 
 
-# Variables
-
-
-def deliver_one_line(journal, step=1):
-    journal.begin()
-    journal.log(step, step)
-    journal.end()
-    return journal.deliver()
-
-
-def test_experiment_is_found_by_its_name_and_made_once(client, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "Mine")
-    journals = [Journal(tmp_path / name) for name in ("one", "two")]
-    assert [deliver_one_line(journal) for journal in journals] == [None, None]
-    experiment = client().get_experiment_by_name("Mine").experiment_id
-    assert [len(runs_of(client, journal, experiment)) for journal in journals] == [1, 1]
-    client().delete_experiment(experiment)
-    assert "the MLflow experiment 'Mine' was deleted" in deliver_one_line(Journal(tmp_path / "three"))
-
-
-def test_experiment_id_is_a_second_way_to_name_it(client, journal, monkeypatch):
-    experiment = client().create_experiment("Other")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
-    assert deliver_one_line(journal) is None
-    assert len(runs_of(client, journal, experiment)) == 1
-
-
-def test_tags_are_set(client, journal, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TAGS", '{"release.candidate": "RC1", "n": 3}')
-    assert deliver_one_line(journal) is None
-    (run,) = runs_of(client, journal)
-    assert (run.data.tags["release.candidate"], run.data.tags["n"]) == ("RC1", "3")
-
-
-@pytest.mark.parametrize("text", ["{'a': 1}", "[1]"])
-def test_tags_that_are_no_json_object_are_named_where_the_user_sees_it(text, client, journal, monkeypatch, caplog):
-    monkeypatch.setenv("MLFLOW_TAGS", text)
-    assert MLflowCallback().why_off() is None
-    expected = 'expected a JSON object such as {"release.version": "2.2.0"}; no tags are set'
-    assert caplog.messages == [f"environment variable MLFLOW_TAGS={text!r}: {expected}"]
-    assert deliver_one_line(journal) is None
-    assert len(runs_of(client, journal)) == 1
-
-
-def test_run_id_goes_on_with_that_run(client, journal, monkeypatch):
-    there = client().create_run("0", run_name="theirs")
-    client().log_metric(there.info.run_id, "theirs", 1.0)
-    client().set_terminated(there.info.run_id)
-    monkeypatch.setenv("MLFLOW_RUN_ID", there.info.run_id)
-    assert deliver_one_line(journal) is None
-    (run,) = runs_of(client, journal)
-    assert (run.info.run_id, run.info.run_name, run.info.status) == (there.info.run_id, "theirs", "FINISHED")
-    assert set(journal.points()) < set(stored_points(client(), run.info.run_id))
-
-
-def test_run_id_of_no_run_is_named(journal, monkeypatch):
-    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    assert f"MLflow has no run {'0' * 32}" in deliver_one_line(journal)
-
-
-def test_trials_become_children_of_the_run_id(client, tmp_path, monkeypatch):
-    experiment = client().create_experiment("Search")
-    study = client().create_run(experiment).info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", study)
-    for number in (1, 2):
-        assert deliver_one_line(Journal(tmp_path / f"run-{number}", trial_name=f"trial-{number}")) is None
-    children = client().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{study}'")
-    assert {run.data.tags["loopwright.trial"] for run in children} == {"trial-1", "trial-2"}
-
-
-@pytest.mark.parametrize(("text", "held"), [("1", ["checkpoint-2"]), ("FALSE", [])])
-def test_checkpoints_become_artifacts_where_asked_for(text, held, client, journal, monkeypatch):
-    monkeypatch.setenv("HF_MLFLOW_LOG_ARTIFACTS", text)
-    inner = journal.directory / "checkpoint-2" / "inner"
-    inner.mkdir(parents=True)
-    (inner / "model.bin").write_bytes(b"weights")
-    journal.begin()
-    journal.note(Kind.CHECKPOINT, 2, {"path": "checkpoint-2"})
-    journal.end()
-    assert journal.deliver() is None
-    (run,) = runs_of(client, journal)
-    assert [file.path for file in client().list_artifacts(run.info.run_id)] == held
-    if held:
-        (stored,) = client().list_artifacts(run.info.run_id, "checkpoint-2/inner")
-        assert (stored.path, stored.file_size) == ("checkpoint-2/inner/model.bin", 7)
-
-
-def test_disabled_it_is_off(monkeypatch):
-    assert find_place(MLflowCallback()).place != "off"
-    monkeypatch.setenv("DISABLE_MLFLOW_INTEGRATION", "TRUE")
-    assert find_place(MLflowCallback()) == Placement(
-        "off", "DISABLE_MLFLOW_INTEGRATION says so", "loopwright.trackers.mlflow:MLflowCallback"
-    )
-
-
-def test_without_the_sdk_the_constructor_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(tracker_module, "is_installed", lambda module: False)
-    with pytest.raises(MissingExtra, match=r'pip install "loopwright\[mlflow\]"'):
-        MLflowCallback()
-
-
-# Where it is
-
-
-def test_default_database_is_found_again_from_another_directory(client, journal, databases, tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert deliver_one_line(journal) is None
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert deliver_one_line(journal, step=2) is None
-    monkeypatch.chdir(tmp_path)
-    (run,) = runs_of(client, journal)
-    assert stored_points(client(), run.info.run_id) == journal.points()
-    assert not (tmp_path / "elsewhere" / "mlflow.db").exists()
-
-
-def test_password_is_kept_nowhere_and_asked_for_again(journal, monkeypatch, caplog):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    monkeypatch.setattr("tests.trackers.mlflow_service.read_all", lambda names: {})  # as Reporting leaves it out
-    began = time.monotonic()
-    assert deliver_one_line(journal).endswith("nothing answers at http://***@127.0.0.1:9")
-    assert time.monotonic() - began < 20
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert "set MLFLOW_TRACKING_URI, as no password is kept" in journal.deliver()
-    assert not any("secret" in line for line in caplog.messages)
-    files = [file for file in journal.directory.parent.rglob("*") if file.is_file()]
-    assert not any(b"secret" in file.read_bytes() for file in files)
-
-
-@pytest.mark.parametrize(
-    ("uri", "words"),
-    [
-        (
-            "file:///nowhere",
-            "MLflow keeps no runs in plain files any more: set MLFLOW_TRACKING_URI=sqlite:///mlflow.db",
-        ),
-        ("sqlite:////proc/none/mlflow.db", "/proc/none/mlflow.db can't be written"),
-        ("bogus://x", "unsupported URI 'bogus://x'"),
-    ],
-)
-def test_place_that_can_not_be_is_named_at_once(uri, words, journal, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    began = time.monotonic()
-    assert words in deliver_one_line(journal)
-    assert time.monotonic() - began < 15
-
-
 # In the database and on the server
 
 
@@ -488,7 +302,7 @@ def test_server_that_is_killed_and_comes_back_gets_each_point_once(server, clien
     assert f"nothing answers at {server.url}" in worker.error or "Connection aborted" in worker.error
     server.start()
     server.wait()
-    wait_for(lambda: worker.pending() == 0)
+    wait_for(lambda: worker.pending() == 0, seconds=120)  # the next try may be a minute away
     worker.finish()
     wait_for(lambda: worker.is_done)
     (run,) = runs_of(client, journal)

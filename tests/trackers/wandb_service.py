@@ -76,6 +76,7 @@ class WandbService:
         self.fault: str | None = None
         self.unknown: list[str] = []
         self.asked: list[str] = []
+        self.artifacts: list[Any] = []
         self.blobs: dict[str, bytes] = {}
         self.lock = threading.RLock()
         self._port = 0
@@ -180,6 +181,43 @@ class WandbService:
         run = self.runs[variables["runName"]]
         run.lines = [line for line in run.lines if line["_step"] <= variables["metricValue"]]
         return {"rewindRun": {"rewoundRun": self._bucket(variables["runName"])}}
+
+    def _answer_artifact_type(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"project": None}
+
+    def _answer_server_features_query(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"serverInfo": {"features": []}}
+
+    def _answer_create_artifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        asked = variables["input"]
+        self.artifacts.append(asked)
+        made = {"id": f"A{len(self.artifacts)}", "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+        return {"createArtifact": {"artifact": made}}
+
+    def _answer_create_artifact_manifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        file = {"id": "F1", "uploadUrl": f"{self.url}/manifest/{variables['artifactID']}", "uploadHeaders": []}
+        return {"createArtifactManifest": {"artifactManifest": {"id": "M1", "file": file}}}
+
+    def _answer_create_artifact_files(self, variables: dict[str, Any]) -> dict[str, Any]:
+        nodes = []
+        for file in variables["input"]["artifactFiles"]:
+            nodes.append({"node": {"storagePath": file["name"], "uploadUrl": f"{self.url}/artifact/{file['artifactID']}/{file['name']}", "uploadHeaders": [], "uploadMultipartUrls": None, "artifact": {"id": file["artifactID"]}}})
+        return {"createArtifactFiles": {"files": {"edges": nodes}}}
+
+    def _answer_update_artifact_manifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        print(variables)
+        file = {"id": "F1", "uploadUrl": f"{self.url}/manifest/A1", "uploadHeaders": []}
+        return {"updateArtifactManifest": {"artifactManifest": {"id": "M1", "file": file}}}
+
+    def _answer_commit_artifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": ""}}}
+
+    def _answer_artifact_by_i_d(self, variables: dict[str, Any]) -> dict[str, Any]:
+        asked = self.artifacts[int(variables["id"][1:]) - 1]
+        project = {"__typename":"Project","id": "P1", "internalId": "1", "name": "p", "entity": {"name": "ent"}}
+        collection = {"__typename": "ArtifactSequence", "name": asked["artifactCollectionName"], "project": project}
+        aliases = [{"__typename": "ArtifactAlias", "id": f"L{n}", "alias": e["alias"], "artifactCollection": collection} for n, e in enumerate(asked["aliases"])]
+        return {"artifact": {"__typename": "Artifact", "id": variables["id"], "artifactSequence": collection, "versionIndex": 0, "artifactType": {"name": asked["artifactTypeName"]}, "description": None, "metadata": asked["metadata"], "ttlDurationSeconds": -1, "ttlIsInherited": True, "tags": [], "historyStep": None, "state": "COMMITTED", "size": 1, "digest": asked["digest"], "commitHash": "c", "fileCount": 1, "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None, "aliases": aliases}}
 
     def _answer_create_run_files(self, variables: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": name, "uploadUrl": f"{self.url}/up/{name}"} for name in variables["files"]]

@@ -20,12 +20,21 @@ def is_installed(module: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def require(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import and return `module`, which the extra `extra` of Loopwright installs.
+def require_installed(module: str, *, extra: str, purpose: str) -> None:
+    """Check that `module`, which the extra `extra` of Loopwright installs, could be imported.
 
     Raises:
         MissingExtra: it is not installed; the message says what for, and the pip line.
     """
     if not is_installed(module):
         raise MissingExtra(f'{purpose} needs the package {module}: pip install "loopwright[{extra}]"')
+
+
+def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import and return `module`, which the extra `extra` of Loopwright installs.
+
+    Raises:
+        MissingExtra: it is not installed; the message says what for, and the pip line.
+    """
+    require_installed(module, extra=extra, purpose=purpose)
     return importlib.import_module(module)

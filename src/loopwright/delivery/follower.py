@@ -136,9 +136,8 @@ class Follower:
                 break
             is_draining = self._drain(self._channel)
             time.sleep(_WAIT_SECONDS if is_draining else _LOOK_SECONDS)
-        self._finish_workers()
         until = time.monotonic() + self._close_seconds
-        while not self._are_done() and time.monotonic() < until and not self._find_hung():
+        while not self._finish() and time.monotonic() < until and not self._find_hung():
             self._report()
             time.sleep(_WAIT_SECONDS)
         self._report(force=True)
@@ -159,21 +158,21 @@ class Follower:
         asked = channel.num_drains
         if asked == self._num_drained:
             return False
-        self._finish_workers()
-        if not self._are_done():
+        if not self._finish():
             return True
         self._num_drained = asked
         self._report(force=True)
         return False
 
-    def _finish_workers(self) -> None:
+    def _finish(self) -> bool:
+        """Let all runs be delivered and closed; return whether they are."""
+        self._start_workers()
         for worker in self.workers.values():
             worker.finish()
+        return self._are_done()
 
     def _run_once(self) -> int:
-        self._start_workers()
-        self._finish_workers()
-        while not self._are_done():
+        while not self._finish():
             if self._on_progress is not None:
                 self._on_progress(self.left_by_tracker())
             self._find_hung()
@@ -226,6 +225,8 @@ class Follower:
             return False
         if self._channel is not None and entry.place != "delivery":
             return False
+        if any(worker.tracker == entry.tracker and not worker.is_done for worker in self.workers.values()):
+            return False  # one run after the other
         present = self.workers.get((entry.run_id, entry.tracker))
         if present is not None:
             return present.is_done and present.error is None and present.pending() > 0

@@ -200,7 +200,7 @@ class TrackerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begin to report, where another library's Trainer calls."""
-        if self._reporting is None and state.is_world_process_zero:
+        if self._stands_alone(args, state):
             standalone_reporting(args).begin(self, args, state, kwargs.get("model"))
 
     def on_log(
@@ -213,16 +213,21 @@ class TrackerCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Record `logs` for this tracker alone, where a subclass hands on changed ones; else the Trainer does it."""
-        if logs is None or not state.is_world_process_zero:
+        if logs is None:
             return
-        if self._reporting is None:
+        if self._stands_alone(args, state):
             standalone_reporting(args).log(self, args, state, model, logs)
-        elif self.takes_own_records:
+        elif self.takes_own_records and self._reporting is not None:
             self._reporting.record_for(self, state, logs)
+
+    def _stands_alone(self, args: Any, state: Any) -> bool:
+        """Return whether another library's Trainer calls, on the first process of all."""
+        # Its arguments know nothing of ours.
+        return self._reporting is None and not hasattr(args, "tracker_open_timeout") and state.is_world_process_zero
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record the checkpoint, where another library's Trainer calls."""
-        if self._reporting is None and state.is_world_process_zero:
+        if self._stands_alone(args, state):
             standalone_reporting(args).checkpoint(self, args, state, kwargs.get("model"))
 
     def on_predict(
@@ -234,14 +239,14 @@ class TrackerCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Record a prediction's metrics, where another library's Trainer calls."""
-        if self._reporting is None and state.is_world_process_zero:
+        if self._stands_alone(args, state):
             standalone_reporting(args).prediction(self, args, state, kwargs.get("model"), metrics)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Finish, where another library's Trainer calls."""
-        if self._reporting is None and state.is_world_process_zero:
+        if self._stands_alone(args, state):
             standalone_reporting(args).end(state)
 
 

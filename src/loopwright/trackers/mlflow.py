@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from loopwright._support.extras import is_installed
+from loopwright._support.extras import require_installed
 from loopwright._support.log import get_logger, warn_once
-from loopwright.errors import MissingExtra, RecordRefused, TrackerError
+from loopwright.errors import RecordRefused, TrackerError
 from loopwright.records import Record, Run, Status
 from loopwright.trackers.base import TrackerCallback
 from loopwright.trackers.mlflow_client import (
@@ -83,8 +83,7 @@ class MLflowCallback(TrackerCallback):
     _leave_thread: Callable[[], None] | None = None  # undoes `adopt`
 
     def __init__(self) -> None:
-        if not is_installed("mlflow"):
-            raise MissingExtra('MLflowCallback needs the package mlflow: pip install "loopwright[mlflow]"')
+        require_installed("mlflow", extra="mlflow", purpose="MLflowCallback")
 
     @property
     def _ml_flow(self) -> Any:
@@ -322,6 +321,7 @@ class MLflowCallback(TrackerCallback):
         if self._is_cut:
             self._store_parameters(self._service)
         self.abandon()
+        self._leave()  # a log line may have come meanwhile
 
     def _store_parameters(self, service: MLflowService) -> None:
         # At the end, and tried once: a run may have no place for files, and its points are not to wait for one.

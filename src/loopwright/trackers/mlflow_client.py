@@ -32,7 +32,7 @@ REQUEST_SECONDS = 45.0  # what a request may take, tried twice
 POINTS_PER_REQUEST = 1000
 _PARAMETERS_PER_REQUEST = 100
 _LONGEST_NAME = 245  # MLflow's limit is 250; five are left to tell equal ones apart
-LONGEST_TAG = 8000
+_LONGEST_TAG = 8000
 HIDDEN = "***"
 _REFUSED_CHARACTERS = re.compile(r"[^/\w.\- ]" if os.name == "nt" else r"[^/\w.\- :]")
 
@@ -131,7 +131,8 @@ class MLflowService:
     @plain_errors()
     def make_run(self, experiment_id: str, name: str | None, started_at: float, tags: Mapping[str, str]) -> Any:
         """Make a run that began `started_at` seconds after 1970."""
-        return self.client.create_run(experiment_id, int(started_at * 1000), dict(tags), name)
+        fitting = {tag: text[:_LONGEST_TAG] for tag, text in tags.items()}
+        return self.client.create_run(experiment_id, int(started_at * 1000), fitting, name)
 
     @plain_errors()
     def set_running(self, run_id: str) -> None:
@@ -143,7 +144,7 @@ class MLflowService:
         """Set tags; those of other names stay."""
         from mlflow.entities import RunTag
 
-        entries = [RunTag(name, str(value)[:LONGEST_TAG]) for name, value in tags.items()]
+        entries = [RunTag(name, str(value)[:_LONGEST_TAG]) for name, value in tags.items()]
         for part in _parts(entries, _PARAMETERS_PER_REQUEST):
             self.client.log_batch(run_id, tags=part, synchronous=True)
 
@@ -245,8 +246,8 @@ def _require_room_for(uri: str) -> None:
         return
     file = Path(path.partition("?")[0])
     nearest = file if file.exists() else next(parent for parent in file.parents if parent.exists())
-    if not os.access(nearest, os.W_OK):
-        raise TrackerError(f"{file} can't be written: no permission for {nearest}")
+    if file.is_dir() or not os.access(nearest, os.W_OK):
+        raise TrackerError(f"{file} can't be written as a database")
 
 
 def active_run_of_program() -> Any:

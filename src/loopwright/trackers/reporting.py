@@ -51,7 +51,10 @@ class Reporting:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy begins a journal of its own.
-        return {**dict.fromkeys(("recorder", "_run", "_delivery", "_local")), "_owner": self._owner, "_names": {}}
+        return {"_owner": self._owner}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_owner"])  # type: ignore[misc]
 
     # Beginning
 
@@ -227,8 +230,12 @@ class Reporting:
             logger.debug("which checkpoints are in use can't be said: %s", error)
         return sorted(found)
 
+    def ready(self) -> None:
+        """Begin a run where a log line comes before or without training, so that trackers are open when they hear it."""
+        if self._owner.state.is_world_process_zero:
+            self._ready()
+
     def _ready(self) -> Recorder:
-        """Return the recorder, a run being begun where a log line comes before or without training."""
         if self.recorder is None or self.recorder.attempt is None or self.recorder.run is not self._run:
             self.begin("evaluation")
         if self.recorder is None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from loopwright._support.extras import require
+from loopwright._support.extras import require_installed
 from loopwright.errors import TrackerError
 from loopwright.records import Record, Run, Status
 from loopwright.trackers.base import TrackerCallback
@@ -39,7 +39,7 @@ class TensorBoardCallback(TrackerCallback):
     purges: ClassVar[bool] = True
 
     def __init__(self, tb_writer: Any = None) -> None:
-        require("tensorboard", extra="tensorboard", purpose="TensorBoardCallback")
+        require_installed("tensorboard", extra="tensorboard", purpose="TensorBoardCallback")
         self.tb_writer = tb_writer
         self._given = tb_writer
 

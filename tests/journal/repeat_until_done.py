@@ -37,13 +37,13 @@ def train(output_dir: Path, instant: Callable[[], None]) -> None:
         resumed_at=checkpoint["journal"],
     )
     instant()
-    if checkpoint["step"] == 0:
+    if checkpoint["is_none"]:
         save(recorder, output_dir, 0, instant)
     for step in range(checkpoint["step"] + 1, STEPS + 1):
         take_step(recorder, step, instant)
         if step % 4 == 0:
             save(recorder, output_dir, step, instant)
-    log(recorder, Kind.LOG, STEPS, {"train_loss": 0.5, "train_runtime": time.time()})
+    recorder.record(Kind.LOG, STEPS, {"train_loss": 0.5, "train_runtime": time.time()})
     instant()
     recorder.end_attempt(Status.COMPLETED)
     recorder.close()
@@ -57,22 +57,19 @@ def take_step(recorder: Recorder, step: int, instant: Callable[[], None]) -> Non
     recorder.record(Kind.LOG, step, {"loss": loss, "epoch": step / 10, **added}, added=list(added))
     instant()
     if step % 3 == 0:
-        log(recorder, Kind.LOG, step, {"eval_loss": loss, "eval_runtime": time.time(), "nested": [loss, {"a": None}]})
+        evaluated = {"eval_loss": loss, "eval_runtime": time.time(), "nested": [loss, {"a": None}]}
+        recorder.record(Kind.LOG, step, evaluated)
         instant()
-        log(recorder, Kind.PREDICTION, step, {"test_loss": loss})
+        recorder.record(Kind.PREDICTION, step, {"test_loss": loss})
         instant()
     if step % 2 == 0:
         recorder.record(Kind.LOG, step, {"own": step}, tracker="wandb")
         instant()
 
 
-def log(recorder: Recorder, kind: Kind, step: int, values: dict[str, Any]) -> None:
-    recorder.record(kind, step, values)
-
-
 def save(recorder: Recorder, output_dir: Path, step: int, instant: Callable[[], None]) -> None:
     recorder.sync()
-    written = {"step": step, "journal": recorder.whereabouts()}
+    written = {"step": step, "journal": recorder.whereabouts(), "is_none": False}
     beside = output_dir / "writing"
     beside.write_text(json.dumps(written))
     instant()
@@ -86,8 +83,7 @@ def newest_checkpoint(output_dir: Path) -> dict[str, Any]:
     if found:
         read: dict[str, Any] = json.loads(found[-1].read_text())
         return read
-    # Nothing to go on from but the beginning.
-    return {"step": 0, "journal": {"position": 0, "awaited": []}}
+    return {"step": 0, "journal": {"position": 0, "awaited": []}, "is_none": True}  # there is only the beginning
 
 
 def dying_after(num_instants: int) -> Callable[[], None]:

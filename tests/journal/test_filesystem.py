@@ -7,7 +7,7 @@ import pytest
 
 from loopwright.journal.filesystem import is_network_filesystem, is_network_kind
 
-# As the kernel writes it: number, parent, device, root, mount point, options, optional fields, "-", type, source, options.
+# As the kernel writes it: number, parent, device, root, mount point, options, more fields, "-", type, source, options.
 MOUNTS = r"""
 21 28 0:20 / /sys rw,nosuid - sysfs sysfs rw
 28 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw

@@ -405,7 +405,7 @@ def test_a_disk_that_is_full_when_a_run_goes_on_overwrites_nothing(
 def test_what_a_disk_never_took_is_counted_as_lost(tmp_path: Path, journal_kind: str, start: Start) -> None:
     disk = _Disk(start(ON_A_FULL_DISK, tmp_path))
     disk.do("begin a", "record 5", "full 0", "record 3", "close")
-    (level, words) = next(said for said in disk.said if said[0] == "ERROR")
+    (words,) = [words for level, words in disk.said if level == "ERROR"]
     assert words == f"{tmp_path}: 4 entries could not be written and are lost"  # and how it ended
     disk.end()
     assert steps_in(tmp_path) == list(range(1, 6))

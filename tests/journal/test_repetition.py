@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,13 @@ from loopwright.journal.reader import JournalReader
 from loopwright.journal.recorder import Recorder
 from loopwright.journal.repetition import Awaited, Repetition, is_volatile, rewinds_to
 from loopwright.records import Decision, Kind, Record, Run, Status
-from tests.journal.programs import output_of
 
 Resume = Callable[..., Recorder]
 NOTHING = frozenset[str]()
 
 
 @pytest.fixture
-def resume(tmp_path: Path, run: Run, make_recorder: Callable[..., Recorder]) -> Iterator[Resume]:
+def resume(tmp_path: Path, run: Run, make_recorder: Callable[..., Recorder]) -> Resume:
     """Return a function that begins the next attempt of the run; the one before it ends as a failure does."""
     made: list[Recorder] = []
 
@@ -34,7 +33,7 @@ def resume(tmp_path: Path, run: Run, make_recorder: Callable[..., Recorder]) -> 
         made[-1].begin_attempt(run, purpose="training", first_step=first_step, resumed_at=resumed_at)
         return made[-1]
 
-    yield go_on
+    return go_on
 
 
 def records_in(directory: Path, **conditions: Any) -> list[Record]:

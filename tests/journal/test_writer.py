@@ -116,7 +116,7 @@ def test_sync_brings_everything_onto_the_disk(
 
     def note(descriptor: int) -> None:
         fsync(descriptor)
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         synced.append((path.name, path.stat().st_size))
 
     monkeypatch.setattr(os, "fsync", note)

@@ -201,7 +201,17 @@ class WandbService:
     def _answer_create_artifact_files(self, variables: dict[str, Any]) -> dict[str, Any]:
         nodes = []
         for file in variables["input"]["artifactFiles"]:
-            nodes.append({"node": {"storagePath": file["name"], "uploadUrl": f"{self.url}/artifact/{file['artifactID']}/{file['name']}", "uploadHeaders": [], "uploadMultipartUrls": None, "artifact": {"id": file["artifactID"]}}})
+            nodes.append(
+                {
+                    "node": {
+                        "storagePath": file["name"],
+                        "uploadUrl": f"{self.url}/artifact/{file['artifactID']}/{file['name']}",
+                        "uploadHeaders": [],
+                        "uploadMultipartUrls": None,
+                        "artifact": {"id": file["artifactID"]},
+                    }
+                }
+            )
         return {"createArtifactFiles": {"files": {"edges": nodes}}}
 
     def _answer_update_artifact_manifest(self, variables: dict[str, Any]) -> dict[str, Any]:
@@ -214,10 +224,35 @@ class WandbService:
 
     def _answer_artifact_by_i_d(self, variables: dict[str, Any]) -> dict[str, Any]:
         asked = self.artifacts[int(variables["id"][1:]) - 1]
-        project = {"__typename":"Project","id": "P1", "internalId": "1", "name": "p", "entity": {"name": "ent"}}
+        project = {"__typename": "Project", "id": "P1", "internalId": "1", "name": "p", "entity": {"name": "ent"}}
         collection = {"__typename": "ArtifactSequence", "name": asked["artifactCollectionName"], "project": project}
-        aliases = [{"__typename": "ArtifactAlias", "id": f"L{n}", "alias": e["alias"], "artifactCollection": collection} for n, e in enumerate(asked["aliases"])]
-        return {"artifact": {"__typename": "Artifact", "id": variables["id"], "artifactSequence": collection, "versionIndex": 0, "artifactType": {"name": asked["artifactTypeName"]}, "description": None, "metadata": asked["metadata"], "ttlDurationSeconds": -1, "ttlIsInherited": True, "tags": [], "historyStep": None, "state": "COMMITTED", "size": 1, "digest": asked["digest"], "commitHash": "c", "fileCount": 1, "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None, "aliases": aliases}}
+        aliases = [
+            {"__typename": "ArtifactAlias", "id": f"L{n}", "alias": e["alias"], "artifactCollection": collection}
+            for n, e in enumerate(asked["aliases"])
+        ]
+        return {
+            "artifact": {
+                "__typename": "Artifact",
+                "id": variables["id"],
+                "artifactSequence": collection,
+                "versionIndex": 0,
+                "artifactType": {"name": asked["artifactTypeName"]},
+                "description": None,
+                "metadata": asked["metadata"],
+                "ttlDurationSeconds": -1,
+                "ttlIsInherited": True,
+                "tags": [],
+                "historyStep": None,
+                "state": "COMMITTED",
+                "size": 1,
+                "digest": asked["digest"],
+                "commitHash": "c",
+                "fileCount": 1,
+                "createdAt": "2026-01-01T00:00:00Z",
+                "updatedAt": None,
+                "aliases": aliases,
+            }
+        }
 
     def _answer_create_run_files(self, variables: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": name, "uploadUrl": f"{self.url}/up/{name}"} for name in variables["files"]]

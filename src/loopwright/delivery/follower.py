@@ -4,7 +4,9 @@ Beside a training, standard input is the training's end of a pipe. A line "drain
 there and to stay, for an evaluation that may follow; "end" asks to leave after that; its closing says that the training
 is gone. Standard output is the way back, a line of JSON each second:
 
-    {"trackers": {"mlflow": {"pending": 3, "error": null, "seconds": 0.2}}, "hung": [], "drains": 0}
+    {"trackers": {"mlflow": {"pending": 3, "error": null, "seconds": 0.2}}, "hung": [], "drains": 0, "notes": []}
+
+Notes are what trackers warned of: somebody sees it there.
 
 What SDKs print goes to standard error, and they find an empty standard input, so nothing ever prompts.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import sys
@@ -79,6 +82,24 @@ class Channel:
         self.is_cut.set()
 
 
+class _Notes(logging.Handler):
+    """Keeps what trackers warn of, until it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._texts: list[str] = []
+        logging.getLogger("loopwright.trackers").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a warning."""
+        self._texts.append(record.getMessage())
+
+    def take(self) -> list[str]:
+        """Return what has come since the last call."""
+        texts, self._texts = self._texts, []
+        return texts
+
+
 class Follower:
     """Delivers what the journal in `output_dir` holds, with a worker for each run and tracker.
 
@@ -117,6 +138,7 @@ class Follower:
         self._training = (platform.node(), os.getppid())
         self._last_report = self._last_clean_up = self._busy_at = time.monotonic()
         self._num_drained = 0
+        self._notes = _Notes() if channel is not None else None
 
     def run(self) -> int:
         """Deliver until there is nothing left or the time is over; return the exit status.
@@ -262,7 +284,8 @@ class Follower:
         trackers: dict[str, Any] = {}
         for (_, name), worker in self.workers.items():
             trackers[name] = {"pending": worker.pending(), "error": worker.error, "seconds": round(worker.seconds, 3)}
-        self._channel.say({"trackers": trackers, "hung": self.hung, "drains": self._num_drained})
+        notes = self._notes.take() if self._notes is not None else []
+        self._channel.say({"trackers": trackers, "hung": self.hung, "drains": self._num_drained, "notes": notes})
         if now - self._last_clean_up > _CLEAN_UP_SECONDS and self._reader.path.suffix == ".db":
             self._last_clean_up = now
             clean_up_write_ahead_log(self._reader.path)

@@ -231,6 +231,8 @@ class _Child:
             with contextlib.suppress(ValueError, KeyError):
                 message = json.loads(line)
                 self._take(message["trackers"])
+                for text in message["notes"]:
+                    logger.warning("%s", text)
                 hung = message["hung"]
                 self._drains_done = before + message["drains"]
             self._news.set()

@@ -193,6 +193,7 @@ class Worker:
         self._store.note_session(self.run.id, self.tracker, is_open=True)
         with self._calling("open", self._deadlines.open):
             step = sink.open(self.run, standing)
+        self.error = self.error or delivered.error  # of an earlier session: now it goes
         if step is not None:
             self._go_back_to(step)
         self._sink = sink

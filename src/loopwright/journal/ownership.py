@@ -14,6 +14,7 @@ import os
 import platform
 import sqlite3
 import sys
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -57,6 +58,7 @@ class Ownership:
         self.purpose = purpose
         self._pid = os.getpid()
         self._descriptor: int | None = None
+        self._releasing = threading.Lock()
 
     @property
     def is_held(self) -> bool:
@@ -95,12 +97,11 @@ class Ownership:
 
     def release(self) -> None:
         """Give it back; nothing happens where it isn't held, or was taken before a fork."""
-        if self._descriptor is None:
-            return
-        if self._pid == os.getpid():
+        with self._releasing:  # a worker that hung may end while it is given up
+            descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None and self._pid == os.getpid():
             self._held.pop(self.path, None)
-            os.close(self._descriptor)
-        self._descriptor = None
+            os.close(descriptor)
 
     def _owner(self) -> str:
         found: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from loopwright.checkpoint.reader import load_loopwright_state
 from loopwright.checkpoint.verify import find_damage
 from loopwright.errors import CheckpointError, JournalError
 from loopwright.journal.reader import JournalReader
+from loopwright.journal.values import decode, encode
 from loopwright.records import Kind
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def restarted_run(output_dir: str, args: TrainingArguments) -> str | None:
     newest = attempts[-1]
     if has_saved or newest.purpose != "training" or newest.status.is_success:
         return None
-    return None if _changed(run.arguments, args.to_sanitized_dict()) else run.id
+    return None if _changed(run.arguments, decode(encode(args.to_dict())[0])) else run.id
 
 
 def _newer_of_same_run(checkpoint: Path, output_dir: str) -> Path | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from loopwright._support.env import read_all
 from loopwright.arguments.masking import is_secret
+from loopwright.journal.values import decode, encode
 from loopwright.records import Run
 
 _RECORDED_PACKAGES = ("loopwright", "torch", "numpy", "transformers")
@@ -26,7 +27,7 @@ def describe_run(owner: Any, *, began: float | None, parent: tuple[str, int] | N
         parent: Run and step that it branched off.
     """
     args, state = owner.args, owner.state
-    arguments = args.to_sanitized_dict()
+    arguments = decode(encode(args.to_dict())[0])
     trial = state.trial_params if state.is_hyper_param_search else None
     return Run(
         id=owner.run_id,

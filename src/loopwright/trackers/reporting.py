@@ -123,7 +123,7 @@ class Reporting:
             name = plain if number == 1 else f"{plain}-{number}"
             found[name] = callback
             if name not in self._names or callback._reporting is not self:
-                self._names[name] = place(callback)
+                self._names[name] = _place(callback)
         return found
 
     def _entry(self, tracker: TrackerCallback, placed: Placement) -> SinkEntry:
@@ -231,7 +231,7 @@ class Reporting:
         return sorted(found)
 
     def ready(self) -> None:
-        """Begin a run where a log line comes before or without training, so that trackers are open when they hear it."""
+        """Begin a run where a log line comes before or without training: trackers are open when they hear it."""
         if self._owner.state.is_world_process_zero:
             self._ready()
 
@@ -298,6 +298,17 @@ class Reporting:
             self.recorder.close()
         self.recorder = self._run = self._delivery = self._local = None
         self._names = {}
+
+
+def _place(tracker: TrackerCallback) -> Placement:
+    """Return where a tracker lives; off, and said loudly, where a variable of its can't be understood."""
+    try:
+        placed = place(tracker)
+        tracker.wants_checkpoints()
+    except Exception as error:
+        logger.error("%s is left out: %s", type(tracker).__name__, error)
+        return Placement("off", str(error), "")
+    return placed
 
 
 def _is_deterministic(args: Any) -> bool:

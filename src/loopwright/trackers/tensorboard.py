@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +37,8 @@ class TensorBoardCallback(TrackerCallback):
     variables: ClassVar[tuple[str, ...]] = ("TENSORBOARD_LOGGING_DIR",)
     purges: ClassVar[bool] = True
 
+    _is_gone: bool = False
+
     def __init__(self, tb_writer: Any = None) -> None:
         require_installed("tensorboard", extra="tensorboard", purpose="TensorBoardCallback")
         self.tb_writer = tb_writer
@@ -52,7 +53,7 @@ class TensorBoardCallback(TrackerCallback):
         run = self._open_run()
         if self.tb_writer is None:
             self.tb_writer = self._make_writer(run, args)
-        if "described" not in self.standing.reference:
+        if self._is_gone or "described" not in self.standing.reference:
             self._describe(run)
             self.tb_writer.flush()
             self.standing.remember({"described": True})
@@ -67,19 +68,24 @@ class TensorBoardCallback(TrackerCallback):
         if directory is None:
             directory = str(self._choose_directory(run, args))
             self.standing.remember({"log_dir": directory})
+        self._is_gone = not self.standing.is_new and not _holds_events(Path(directory))
         purge_step = self.standing.next_step if not self.standing.was_closed else None
         return _summary_writer(directory, purge_step)
 
+    def recover(self) -> int | None:
+        """Return 0 where somebody has deleted the event files: all comes again."""
+        return 0 if self._is_gone else None
+
     def _choose_directory(self, run: Run, args: Any) -> Path:
         wanted = getattr(args, "logging_dir", None) or self.variable("TENSORBOARD_LOGGING_DIR")
-        if wanted is None or wanted == "None":
+        if wanted is None:
             moment = time.strftime("%b%d_%H-%M-%S", time.localtime(run.created_at))
             wanted = str(Path(run.output_dir) / "runs" / f"{moment}_{os.uname().nodename}")
         directory = Path(wanted)
         if run.trial_name is not None:
             directory /= run.trial_name
         # Two runs in one directory would be one curve; a branch stands beside its parent.
-        if _holds_another_run(directory):
+        if _holds_events(directory):
             directory = directory.with_name(f"{directory.name}_{run.short_id}")
         return directory.resolve()
 
@@ -137,11 +143,22 @@ def _summary_writer(directory: str, purge_step: int | None) -> Any:
 
     # Made now, by name: SummaryWriter itself makes it only with the first event.
     Path(directory).mkdir(parents=True, exist_ok=True)
+    _wait_for_another_second(Path(directory))
     return SummaryWriter(directory, purge_step=purge_step)
 
 
-def _holds_another_run(directory: Path) -> bool:
-    return directory.is_dir() and any(re.match(r"events\.out\.tfevents\.", path.name) for path in directory.iterdir())
+def _wait_for_another_second(directory: Path) -> None:
+    """See to it that the next event file comes after those that are there: readers take them by name.
+
+    The name holds a second, then process and count as text, so that the tenth comes before the ninth.
+    """
+    taken = {path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")}
+    while str(int(time.time())) in taken:
+        time.sleep(0.05)
+
+
+def _holds_events(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.glob("events.out.tfevents.*"))
 
 
 def _as_text(values: dict[str, Any]) -> str:

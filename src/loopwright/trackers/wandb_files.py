@@ -46,7 +46,7 @@ class LogFile:
 
     def read(self) -> Iterator[Any]:
         """Yield the records that have become whole since the last call, as messages of `wandb.proto`."""
-        from wandb.proto.wandb_internal_pb2 import Record
+        from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made at its import
 
         for text in self._read_texts():
             yield Record.FromString(text)
@@ -89,11 +89,13 @@ class Holdings:
     Attributes:
         summary: The last value of each summary entry, but for W&B's own.
         artifacts: Name and digest of each artifact.
+        newest_values: The global step of the last row, and the values of that step.
     """
 
     def __init__(self) -> None:
         self.summary: dict[str, Any] = {}
         self.artifacts: set[tuple[str, str]] = set()
+        self.newest_values: tuple[int, dict[str, Any]] = (-1, {})
         self._numbers = array("q")  # W&B's own steps, which grow from row to row
         self._steps = array("q")
         self._markers = array("q")
@@ -118,15 +120,21 @@ class Holdings:
         elif kind == "artifact":
             self.artifacts.add((record.artifact.name, record.artifact.digest))
         elif kind == "run" and record.run.HasField("branch_point"):
-            self._rewind(int(record.run.branch_point.value))
+            self.rewind(int(record.run.branch_point.value))
 
     def _take_row(self, history: Any) -> None:
         values = {item.key or item.nested_key[0]: item.value_json for item in history.item}
+        marker, step = int(values.get(MARKER, 0)), int(float(values.get(GLOBAL_STEP, -1)))
         self._numbers.append(history.step.num)
-        self._steps.append(int(float(values.get(GLOBAL_STEP, -1))))
-        self._markers.append(int(values.get(MARKER, 0)))
+        self._steps.append(step)
+        self._markers.append(marker)
+        if marker:  # one of ours
+            before = self.newest_values[1] if self.newest_values[0] == step else {}
+            self.newest_values = step, before | {name: json.loads(text) for name, text in values.items()}
 
-    def _rewind(self, number: int) -> None:
+    def rewind(self, number: int) -> None:
+        """Forget the rows after W&B's own step `number`."""
+        self.newest_values = (-1, {})
         while self._numbers and self._numbers[-1] > number:
             del self._numbers[-1], self._steps[-1], self._markers[-1]
 
@@ -144,7 +152,7 @@ class Holdings:
         return 0, 0
 
     def number_before(self, step: int) -> int:
-        """Return W&B's own step of the last row before those of global step `step` and later; -1 where there is none."""
+        """Return W&B's own step of the last row before global step `step`; -1 where there is none."""
         own = (place for place, marker in enumerate(self._markers) if marker and self._steps[place] >= step)
         first = next(own, len(self._numbers))
         return self._numbers[first - 1] if first else -1

@@ -1,19 +1,21 @@
 """A stand-in for the W&B server on loopback, as far as runs and artifacts go, with faults that can be switched.
 
-It keeps what a real one would: history lines by offset, the summary, the configuration, artifacts' manifests. What it
-doesn't know is answered with `{}`, and listed in `unknown`.
+It keeps what a real one would: history lines by offset, the summary, the configuration, artifacts. What it doesn't know
+is answered with `{}`, and listed in `unknown`.
 
     with WandbService() as service:
         monkeypatch.setenv("WANDB_BASE_URL", service.url)
         monkeypatch.setenv("WANDB_API_KEY", service.api_key)
         ...
         service.fault = "hang"      # accept, never answer; "error": answer 500
+        service.forbidden = "file_stream"  # answer 403 to what ends so
         service.go_away()           # refuse connections, cut those that are open
         service.come_back()
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -21,6 +23,9 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+ENTITY = {"id": "E1", "name": "ent"}
+PROJECT = {"__typename": "Project", "id": "P1", "internalId": "1", "name": "p", "entity": ENTITY}
 
 
 @dataclass
@@ -31,54 +36,46 @@ class StoredRun:
     summary: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)  # what UpsertBucket said of it, but for nulls
-    artifacts: list[StoredArtifact] = field(default_factory=list)
-    exit_code: int | None = None
+    exit_codes: list[int] = field(default_factory=list)
     is_preempting: bool = False
-
-    def points(self) -> list[tuple[int, str, Any]]:
-        """Return (global step, name, value) of everything in the history that isn't W&B's own or a marker."""
-        hidden = {"train/global_step", "loopwright/record"}
-        return [
-            (line["train/global_step"], name, value)
-            for line in self.lines
-            for name, value in line.items()
-            if not name.startswith("_") and name not in hidden
-        ]
 
 
 @dataclass
 class StoredArtifact:
-    """An artifact that was uploaded whole."""
+    """An artifact; whole once it is committed."""
 
     name: str
     kind: str
     aliases: list[str]
     metadata: dict[str, Any]
     digest: str
+    files: dict[str, bytes] = field(default_factory=dict)
     is_committed: bool = False
-    files: list[str] = field(default_factory=list)
 
 
 class WandbService:
     """The server; a context manager.
 
     Attributes:
-        url: Its address, the same after it was away.
+        api_key: One that the SDK accepts.
         runs: What it holds, by run id.
+        artifacts: What it holds of these.
         fault: None, "hang" or "error".
-        unknown: GraphQL operations that it had no answer to.
+        forbidden: What requests end with, in their path or their operation, that are refused.
+        asked: GraphQL operations, in order.
+        unknown: Those of them that it had no answer to.
     """
 
     api_key = "0" * 40
 
     def __init__(self) -> None:
         self.runs: dict[str, StoredRun] = {}
+        self.artifacts: list[StoredArtifact] = []
         self.fault: str | None = None
-        self.unknown: list[str] = []
+        self.forbidden: str | None = None
         self.asked: list[str] = []
-        self.artifacts: list[Any] = []
-        self.blobs: dict[str, bytes] = {}
-        self.lock = threading.RLock()
+        self.unknown: list[str] = []
+        self._lock = threading.RLock()
         self._port = 0
         self._server: _Server | None = None
         self.come_back()
@@ -88,12 +85,12 @@ class WandbService:
         return f"http://127.0.0.1:{self._port}"
 
     def come_back(self) -> None:
-        """Listen, at the same address as before."""
-        self.fault = None
+        """Answer everything, at the same address as before."""
+        self.fault = self.forbidden = None
         if self._server is None:
             self._server = _Server(self, self._port)
-            self._port = self._server.server_address[1]
-            threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+            self._port = self._server.server_port
+            threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def go_away(self) -> None:
         """Refuse connections, and cut those that are open."""
@@ -107,39 +104,45 @@ class WandbService:
         return self
 
     def __exit__(self, *details: object) -> None:
-        self.fault = "gone"
+        self.fault = None
         self.go_away()
 
-    # What it knows
+    # Its answers
 
-    def answer_query(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        match = re.search(r"(?:query|mutation)\s+(\w+)", query)
-        name = match.group(1) if match else query.strip()[:40]
+    def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any] | None:
+        """Answer a GraphQL query; None where it is forbidden."""
+        (name,) = re.findall(r"^\s*(?:query|mutation)\s+(\w+)", query)[:1] or ["?"]
         self.asked.append(name)
-        answer = getattr(self, f"_answer_{re.sub(r'(?<!^)(?=[A-Z])', '_', name).lower()}", None)
-        if answer is None:
+        if self.forbidden is not None and name.endswith(self.forbidden):
+            return None
+        known = getattr(self, "_answer_" + re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(), None)
+        if known is None:
             self.unknown.append(name)
             return {}
-        with self.lock:
-            return answer(variables)  # type: ignore[no-any-return]
+        with self._lock:
+            return known(variables)  # type: ignore[no-any-return]
 
     def take_stream(self, run_id: str, body: dict[str, Any]) -> None:
-        """Take a file stream's part: history by offset, the newest summary, and how the run ended."""
-        with self.lock:
+        """Take a part of the file stream: history by offset, the newest summary, and how the run ended."""
+        with self._lock:
             run = self.runs[run_id]
             for name, part in (body.get("files") or {}).items():
-                content = [json.loads(line) for line in part["content"]] if name.endswith(("jsonl", "json")) else []
                 if name == "wandb-history.jsonl":
-                    run.lines[part["offset"] :] = content
-                elif name == "wandb-summary.json" and content:
-                    run.summary = content[-1]
+                    run.lines[part["offset"] :] = [json.loads(line) for line in part["content"]]
+                elif name == "wandb-summary.json":
+                    run.summary = json.loads(part["content"][-1])
             run.is_preempting |= bool(body.get("preempting"))
             if body.get("complete"):
-                run.exit_code = body["exitcode"]
+                run.exit_codes.append(body["exitcode"])
+
+    def take_file(self, path: str, content: bytes) -> None:
+        """Take a file of an artifact."""
+        with self._lock:
+            number, _, name = path.removeprefix("/artifact/").partition("/")
+            self.artifacts[int(number)].files[name] = content
 
     def _bucket(self, name: str) -> dict[str, Any]:
         run = self.runs[name]
-        project = {"id": "P1", "name": "p", "entity": {"id": "E1", "name": "ent"}}
         return {
             "id": f"B-{name}",
             "name": name,
@@ -147,7 +150,7 @@ class WandbService:
             "description": None,
             "config": json.dumps(run.config),
             "sweepName": None,
-            "project": project,
+            "project": PROJECT,
             "historyLineCount": len(run.lines),
             "eventsLineCount": 0,
             "logLineCount": 0,
@@ -160,13 +163,15 @@ class WandbService:
         }
 
     def _answer_viewer(self, variables: dict[str, Any]) -> dict[str, Any]:
-        viewer = {"id": "U1", "entity": "ent", "username": "user", "email": None, "flags": "{}", "teams": {"edges": []}}
-        return {"viewer": viewer}
+        user = {"id": "U1", "entity": "ent", "username": "user", "email": None, "flags": "{}", "teams": {"edges": []}}
+        return {"viewer": user}
+
+    def _answer_server_features_query(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"serverInfo": {"features": []}}
 
     def _answer_run_resume_status(self, variables: dict[str, Any]) -> dict[str, Any]:
         name = variables["name"]
-        bucket = self._bucket(name) if name in self.runs else None
-        return {"model": {"id": "P1", "name": "p", "entity": {"id": "E1", "name": "ent"}, "bucket": bucket}}
+        return {"model": {**PROJECT, "bucket": self._bucket(name) if name in self.runs else None}}
 
     def _answer_upsert_bucket(self, variables: dict[str, Any]) -> dict[str, Any]:
         name = variables["name"]
@@ -182,134 +187,130 @@ class WandbService:
         run.lines = [line for line in run.lines if line["_step"] <= variables["metricValue"]]
         return {"rewindRun": {"rewoundRun": self._bucket(variables["runName"])}}
 
+    def _answer_create_run_files(self, variables: dict[str, Any]) -> dict[str, Any]:
+        files = [{"name": name, "uploadUrl": f"{self.url}/file/{name}"} for name in variables["files"]]
+        return {"createRunFiles": {"runID": "B1", "uploadHeaders": [], "files": files}}
+
     def _answer_artifact_type(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"project": None}
 
-    def _answer_server_features_query(self, variables: dict[str, Any]) -> dict[str, Any]:
-        return {"serverInfo": {"features": []}}
-
     def _answer_create_artifact(self, variables: dict[str, Any]) -> dict[str, Any]:
         asked = variables["input"]
-        self.artifacts.append(asked)
-        made = {"id": f"A{len(self.artifacts)}", "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
-        return {"createArtifact": {"artifact": made}}
+        made = StoredArtifact(
+            name=asked["artifactCollectionName"],
+            kind=asked["artifactTypeName"],
+            aliases=[entry["alias"] for entry in asked["aliases"]],
+            metadata=json.loads(asked["metadata"] or "{}"),
+            digest=asked["digest"],
+        )
+        self.artifacts.append(made)
+        artifact = {
+            "id": str(len(self.artifacts) - 1),
+            "state": "PENDING",
+            "artifactSequence": {"latestArtifact": None},
+        }
+        return {"createArtifact": {"artifact": artifact}}
 
     def _answer_create_artifact_manifest(self, variables: dict[str, Any]) -> dict[str, Any]:
-        file = {"id": "F1", "uploadUrl": f"{self.url}/manifest/{variables['artifactID']}", "uploadHeaders": []}
+        file = {"id": "F1", "uploadUrl": f"{self.url}/file/manifest", "uploadHeaders": []}
         return {"createArtifactManifest": {"artifactManifest": {"id": "M1", "file": file}}}
 
     def _answer_create_artifact_files(self, variables: dict[str, Any]) -> dict[str, Any]:
-        nodes = []
-        for file in variables["input"]["artifactFiles"]:
-            nodes.append(
-                {
-                    "node": {
-                        "storagePath": file["name"],
-                        "uploadUrl": f"{self.url}/artifact/{file['artifactID']}/{file['name']}",
-                        "uploadHeaders": [],
-                        "uploadMultipartUrls": None,
-                        "artifact": {"id": file["artifactID"]},
-                    }
-                }
-            )
-        return {"createArtifactFiles": {"files": {"edges": nodes}}}
-
-    def _answer_update_artifact_manifest(self, variables: dict[str, Any]) -> dict[str, Any]:
-        print(variables)
-        file = {"id": "F1", "uploadUrl": f"{self.url}/manifest/A1", "uploadHeaders": []}
-        return {"updateArtifactManifest": {"artifactManifest": {"id": "M1", "file": file}}}
+        nodes = [
+            {
+                "storagePath": file["name"],
+                "uploadUrl": f"{self.url}/artifact/{file['artifactID']}/{file['name']}",
+                "uploadHeaders": [],
+                "uploadMultipartUrls": None,
+                "artifact": {"id": file["artifactID"]},
+            }
+            for file in variables["input"]["artifactFiles"]
+        ]
+        return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
 
     def _answer_commit_artifact(self, variables: dict[str, Any]) -> dict[str, Any]:
-        return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": ""}}}
+        artifact = self.artifacts[int(variables["artifactID"])]
+        artifact.is_committed = True
+        return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": artifact.digest}}}
 
-    def _answer_artifact_by_i_d(self, variables: dict[str, Any]) -> dict[str, Any]:
-        asked = self.artifacts[int(variables["id"][1:]) - 1]
-        project = {"__typename": "Project", "id": "P1", "internalId": "1", "name": "p", "entity": {"name": "ent"}}
-        collection = {"__typename": "ArtifactSequence", "name": asked["artifactCollectionName"], "project": project}
-        aliases = [
-            {"__typename": "ArtifactAlias", "id": f"L{n}", "alias": e["alias"], "artifactCollection": collection}
-            for n, e in enumerate(asked["aliases"])
-        ]
+    def _answer_artifact_by_id(self, variables: dict[str, Any]) -> dict[str, Any]:
+        artifact = self.artifacts[int(variables["id"])]
+        collection = {"__typename": "ArtifactSequence", "name": artifact.name, "project": PROJECT}
         return {
             "artifact": {
                 "__typename": "Artifact",
                 "id": variables["id"],
                 "artifactSequence": collection,
-                "versionIndex": 0,
-                "artifactType": {"name": asked["artifactTypeName"]},
+                "versionIndex": int(variables["id"]),
+                "artifactType": {"name": artifact.kind},
                 "description": None,
-                "metadata": asked["metadata"],
+                "metadata": json.dumps(artifact.metadata),
                 "ttlDurationSeconds": -1,
                 "ttlIsInherited": True,
                 "tags": [],
                 "historyStep": None,
                 "state": "COMMITTED",
                 "size": 1,
-                "digest": asked["digest"],
+                "digest": artifact.digest,
                 "commitHash": "c",
-                "fileCount": 1,
+                "fileCount": len(artifact.files),
                 "createdAt": "2026-01-01T00:00:00Z",
                 "updatedAt": None,
-                "aliases": aliases,
+                "aliases": [],
             }
         }
-
-    def _answer_create_run_files(self, variables: dict[str, Any]) -> dict[str, Any]:
-        files = [{"name": name, "uploadUrl": f"{self.url}/up/{name}"} for name in variables["files"]]
-        return {"createRunFiles": {"runID": "B1", "uploadHeaders": [], "files": files}}
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    allow_reuse_address = True
 
     def __init__(self, service: WandbService, port: int) -> None:
         self.service = service
         self._open: set[socket.socket] = set()
         super().__init__(("127.0.0.1", port), _Handler)
 
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        self._open.add(connection)
-        return connection, address
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         self._open.discard(request)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # a client that was killed
+        """Say nothing of clients that were killed."""
 
     def cut_connections(self) -> None:
         for connection in list(self._open):
-            try:
+            with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
 
-    def _answer(self) -> None:
+    def _take(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         service = self.server.service
-        if service.fault == "hang":
-            threading.Event().wait(3600)
+        while service.fault == "hang":
+            threading.Event().wait(0.1)
         if service.fault == "error":
             self._send(500, {"error": "out of order"})
+        elif service.forbidden is not None and self.path.endswith(service.forbidden):
+            self._send(403, {"error": "forbidden"})
         elif self.path.startswith("/graphql"):
             asked = json.loads(body)
-            self._send(200, {"data": service.answer_query(asked["query"], asked.get("variables") or {})})
+            answer = service.answer(asked["query"], asked.get("variables") or {})
+            self._send(*((403, {"error": "forbidden"}) if answer is None else (200, {"data": answer})))
         else:
             if self.path.endswith("/file_stream"):
                 service.take_stream(self.path.split("/")[-2], json.loads(body))
-            elif self.path.startswith("/up/"):
-                service.blobs[self.path] = body
+            elif self.path.startswith("/artifact/"):
+                service.take_file(self.path, body)
             self._send(200, {})
 
-    do_GET = do_POST = do_PUT = do_PATCH = _answer  # noqa: N815 -- http.server's names
+    do_GET = do_POST = do_PUT = do_PATCH = _take  # noqa: N815 -- the names that http.server calls
 
     def _send(self, status: int, content: dict[str, Any]) -> None:
         data = json.dumps(content).encode()
@@ -320,4 +321,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *details: Any) -> None:
-        pass
+        """Keep quiet."""

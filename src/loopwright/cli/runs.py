@@ -39,7 +39,8 @@ def runs(
         return
     console = Console()
     for run in found:
-        console.print(_table(run))
+        console.print(_title(run), _table(run), _caption(run), sep="\n", soft_wrap=True)
+        console.print()
 
 
 def _journals(directory: Path) -> list[Path]:
@@ -94,11 +95,15 @@ def _describe_attempt(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _table(run: dict[str, Any]) -> Table:
+def _title(run: dict[str, Any]) -> Text:
     title = f"{run['directory']} · run {run['id'][:8]}" + (f" · {run['name']}" if run["name"] else "")
     if run["parent"]:
         title += f" · branched off {run['parent'][:8]} at step {run['parent_step']}"
-    table = Table(title=Text(title, style="bold"), title_justify="left", caption=_caption(run), caption_justify="left")
+    return Text(title, style="bold")
+
+
+def _table(run: dict[str, Any]) -> Table:
+    table = Table()
     for name, justify in (("attempt", "right"), ("from step", "right"), ("began", "left"), ("took", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("status")

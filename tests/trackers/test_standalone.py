@@ -64,7 +64,7 @@ def test_their_resume_goes_on_with_the_same_run(tmp_path, generic, service):
         (run,) = reader.runs()
         losses = [record.step for record in reader.records(kinds=[Kind.LOG]) if "loss" in record.values]
     assert losses == list(range(1, 13))
-    # Their mean loss of a resumed training is another one: that line is recorded anew, and this service takes none back.
+    # Their mean loss of a resumed training is another one: recorded anew, and this service takes none back.
     held, counted = service.points[run.id], journal_points(tmp_path / "out")
     assert counted.items() <= held.items()
     assert {place for place in held if place not in counted} <= {place for place in held if place[1] == 12}

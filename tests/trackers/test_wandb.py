@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import os
 import pickle
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,8 +22,8 @@ from loopwright.records import Kind, Status
 from loopwright.trackers import wandb_choices as choices
 from loopwright.trackers.description import recorded_variables
 from loopwright.trackers.wandb import WandbCallback
-from loopwright.trackers.wandb_files import GLOBAL_STEP, MARKER
-from tests.trackers.wandb_journal import Journal, local_files, points_of, wait_for
+from loopwright.trackers.wandb_files import GLOBAL_STEP, MARKER, Holdings
+from tests.trackers.wandb_journal import Journal, children_named, local_files, points_of, wait_for
 
 pytest_plugins = ("tests.trackers.wandb_fixtures",)
 pytestmark = pytest.mark.usefixtures("own_environment")
@@ -166,7 +171,7 @@ def test_variables_say_what_the_run_is(journal, monkeypatch, tmp_path):
         "WANDB_PROJECT": "other",
         "WANDB_ENTITY": "us",
         "WANDB_RUN_GROUP": "group",
-        "WANDB_TAGS": "one, two,",
+        "WANDB_TAGS": "one, two",
         "WANDB_NAME": "named",
         "WANDB_NOTES": "some words",
         "WANDB_JOB_TYPE": "train",
@@ -203,11 +208,9 @@ def test_trials_of_a_search_are_a_group(tmp_path, monkeypatch):
             trial_name=f"trial {number}",
             trial_parameters={"learning_rate": 0.1},
         )
-        journal.begin()
-        journal.log(1, 1)
-        journal.end()
-        assert journal.deliver() is None
-        run = local_files().run
+        monkeypatch.setenv("WANDB_DIR", str(tmp_path / f"trial-{number}"))
+        assert journal.whole_run() is None
+        run = local_files(tmp_path / f"trial-{number}").run
         assert (run.run_id, run.run_group, run.display_name) == (journal.run.id, "search", f"trial {number}")
         assert run.job_type == "trial"
 
@@ -224,7 +227,11 @@ def test_branch_names_its_parent(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
-    [("WANDB_DISABLED", "true", "WANDB_DISABLED says so"), ("WANDB_DISABLED", "0", None), ("WANDB_MODE", "online", None)],
+    [
+        ("WANDB_DISABLED", "true", "WANDB_DISABLED says so"),
+        ("WANDB_DISABLED", "0", None),
+        ("WANDB_MODE", "online", None),
+    ],
 )
 def test_it_is_off_when_a_variable_says_so(name, text, reason, monkeypatch):
     monkeypatch.setenv(name, text)
@@ -290,12 +297,14 @@ def test_without_credentials_the_run_is_offline_and_nobody_is_asked(journal, mon
     assert local_files().points == journal.points()
 
 
-def test_credentials_in_netrc_are_found(service, journal, monkeypatch, tmp_path):
+def test_credentials_in_netrc_are_found(wandb_service, journal, monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY")
-    (tmp_path / "netrc").write_text(f"machine 127.0.0.1:{service.url.rpartition(':')[2]} login user password {'1' * 40}\n")
+    (tmp_path / "netrc").write_text(
+        f"machine 127.0.0.1:{wandb_service.url.rpartition(':')[2]} login user password {'1' * 40}\n"
+    )
     (tmp_path / "netrc").chmod(0o600)
     assert journal.whole_run() is None
-    assert points_of(service.runs[journal.run.id].lines) == journal.points()
+    assert points_of(wandb_service.runs[journal.run.id].lines) == journal.points()
 
 
 def test_mode_online_without_credentials_waits_for_them(journal, monkeypatch):
@@ -313,3 +322,129 @@ def test_directory_that_cannot_be_written_is_left_for_the_output_dir(journal, mo
     assert journal.whole_run() is None
     assert "can't be written" in caplog.text
     assert local_files(journal.directory).points == journal.points()
+
+
+# Kills
+
+
+def test_killed_delivery_process_is_caught_up_with(journal):
+    journal.begin()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "loopwright", "sync", str(journal.directory), "--follow"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    for first in range(1, 1000, 100):
+        journal.log(first, first + 99, eval_loss=0.5)
+        time.sleep(0.1)
+    wait_for(lambda: journal.cursor > 100)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
+    torn = local_files()
+    assert 100 < len(torn.rows) < 1000, "some are safe, and some were in the buffer"
+    assert torn.exit_codes == [None]
+    journal.log(1001, 1010)
+    journal.end()
+    synced = journal.sync()
+    assert synced.returncode == 0, synced.stdout + synced.stderr
+    found = local_files()
+    assert found.points == journal.points()
+    assert len(found.files) == 2
+    assert found.exit_codes == [None, 0]
+
+
+@pytest.mark.parametrize("cursor", ["behind", "ahead"])
+def test_files_decide_what_comes_again(cursor, journal):
+    journal.begin()
+    journal.log(1, 10)
+    assert journal.deliver(Status.RUNNING) is None
+    journal.log(11, 20)
+    # As after a kill: the cursor was not moved in time; or the file has lost its end with the machine's power.
+    journal.forget(cursor=3 if cursor == "behind" else 20)
+    journal.end()
+    assert journal.deliver() is None
+    assert local_files().points == journal.points()
+
+
+def test_files_that_were_sent_and_removed_are_not_missed(journal):
+    journal.begin()
+    journal.log(1, 10)
+    assert journal.deliver(Status.RUNNING) is None
+    journal.log(11, 20)
+    assert journal.deliver(Status.RUNNING) is None
+    shutil.rmtree(local_files().files[0].parent)
+    shutil.rmtree(local_files().files[0].parent)
+    journal.log(21, 30)
+    journal.forget(cursor=20)
+    journal.end()
+    assert journal.deliver() is None
+    assert sorted(step for step, _, _ in local_files().points) == sorted([*range(11, 31)] * 3)
+
+
+@pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning")  # the SDK forgets the dead one
+def test_wandb_core_that_is_killed_is_started_again(journal):
+    journal.begin()
+    worker = journal.start_worker()
+    journal.log(1, 5)
+    wait_for(lambda: worker._sent == 5)
+    (core,) = children_named("wandb-core")
+    os.kill(core, signal.SIGKILL)
+    journal.log(6, 10)
+    wait_for(lambda: worker.error is not None)
+    wait_for(lambda: worker.error is None and worker._sent == 10)
+    worker.finish()
+    wait_for(lambda: worker.is_done)
+    assert local_files().points == journal.points()
+    assert children_named("wandb-core") != [core]
+    gc.collect()
+
+
+def test_artifact_that_a_kill_left_in_the_file_is_not_stored_twice(journal, monkeypatch):
+    monkeypatch.setenv("WANDB_LOG_MODEL", "checkpoint")
+    journal.begin()
+    journal.log(5, 5)
+    journal.checkpoint(5)
+    assert journal.deliver(Status.RUNNING) is None
+    journal.forget(cursor=0)
+    journal.log(6, 6)
+    journal.end()
+    assert journal.deliver() is None
+    found = local_files()
+    assert len(found.artifacts) == 1
+    assert found.points == journal.points()
+
+
+# Rewinds
+
+
+def test_rewound_rows_are_taken_back_in_the_file(journal):
+    journal.begin()
+    journal.log(1, 10)
+    assert journal.deliver(Status.RUNNING) is None
+    journal.note(Kind.REWIND, 6, {"from_step": 6})
+    for step in range(6, 9):
+        journal.note(Kind.LOG, step, {"loss": 100.0 + step})
+    journal.end()
+    assert journal.deliver() is None
+    found = local_files()
+    assert found.run.branch_point.value == 5
+    assert [row["_step"] for row in found.rows if row["train/loss"] > 100] == [6, 7, 8]
+    held = Holdings.of(found.files)
+    assert (held.last_number, held.last_record()[1]) == (8, 8)
+
+
+def test_rewind_to_the_beginning_keeps_both(journal):
+    journal.begin()
+    journal.log(1, 2)
+    journal.note(Kind.REWIND, 1, {"from_step": 1})
+    journal.note(Kind.LOG, 1, {"loss": 100.0})
+    journal.end()
+    assert journal.deliver() is None
+    assert [(row["_step"], row[GLOBAL_STEP], row["train/loss"]) for row in local_files().rows] == [
+        (1, 1, 0.5),
+        (2, 2, 1 / 3),
+        (3, 1, 100.0),
+    ]

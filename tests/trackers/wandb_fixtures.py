@@ -30,7 +30,7 @@ def own_environment(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def service(own_environment, monkeypatch):
+def wandb_service(own_environment, monkeypatch):
     """A running service that the SDK reports to."""
     with WandbService() as running:
         monkeypatch.delenv("WANDB_MODE")

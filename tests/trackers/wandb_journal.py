@@ -112,6 +112,12 @@ class Journal:
         self.end()
         return self.deliver()
 
+    def forget(self, **columns: Any) -> None:
+        """Put what delivery knows to what a kill would have left."""
+        store = DeliveryStore(self.directory)
+        store._set(self.run.id, "wandb", was_closed=0, **columns)
+        store.close()
+
     def reader(self) -> JournalReader:
         return JournalReader(self.directory)
 

@@ -251,7 +251,8 @@ class Follower:
             return False  # one run after the other
         present = self.workers.get((entry.run_id, entry.tracker))
         if present is not None:
-            return present.is_done and present.error is None and present.pending() > 0
+            is_worth_it = present.error is None or self._reader.last_sequence(entry.run_id) > present.gave_up_at
+            return present.is_done and is_worth_it and present.pending() > 0
         delivered = read_delivered(self.output_dir, entry.run_id, entry.tracker)
         left = self._reader.count(entry.run_id, after=delivered.cursor, tracker=entry.tracker)
         return left > 0 or not delivered.was_closed or (self._channel is not None and delivered.cursor == 0)

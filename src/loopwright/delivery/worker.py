@@ -61,6 +61,7 @@ class Worker:
         has_opened: Set when the tracker is open, or has failed to.
         error: What stands in the way, or None.
         seconds: Time spent in the SDK.
+        gave_up_at: Number of the newest record when it gave up.
     """
 
     def __init__(  # noqa: PLR0913 -- what it is about, and what it works with
@@ -80,6 +81,7 @@ class Worker:
         self.has_opened = threading.Event()
         self.error: str | None = None
         self.seconds = 0.0
+        self.gave_up_at = 0
         self._make_sink = make_sink
         self._reader = reader
         self._store = store
@@ -286,6 +288,7 @@ class Worker:
         if self._last_tries is not None:
             self._last_tries -= 1
             if self._last_tries <= 0:
+                self.gave_up_at = self._reader.last_sequence(self.run.id)
                 self.is_done = True
                 return
             wait = min(wait, 1.0)

@@ -250,7 +250,7 @@ class WandbCallback(TrackerCallback):
     def _artifact_name(self, session: Session) -> str:
         run = self._run_to_show()
         has_name = run.name is not None and run.name != run.arguments.get("output_dir")
-        return re.sub(r"[^\w.-]", "-", str(run.name if has_name else session.run.id))[:100]
+        return re.sub(r"[^A-Za-z0-9_.-]", "-", str(run.name if has_name else session.run.id))[:100]
 
     def _checkpoint_aliases(self, record: Record) -> list[str]:
         epoch = record.values.get("epoch", self._epoch[1] if self._epoch[0] == record.step else None)

@@ -33,6 +33,8 @@ SINGLE_VALUES = frozenset(
 # Evaluation usually follows its step's log line within that; a viewer of the charts doesn't wait longer.
 _PAUSE_SECONDS = 30.0
 _LOOK_SECONDS = 2.0
+# wandb-core closes the file a moment after the run's end has been answered.
+_WRITE_SECONDS = 10.0
 _FATAL = re.compile(r'"msg":"(filestream: fatal error[^"]*)')
 
 
@@ -179,7 +181,7 @@ class Session:
             record: The number of the record that it comes from.
             directory: Removed when the artifact is safe.
         """
-        key = (str(artifact.name), str(artifact.digest))
+        key = (str(artifact.name).partition(":")[0], str(artifact.digest))  # without a version
         if self.run.offline and key in self._found.artifacts | self._safe.artifacts:
             return
         logged = self.run.log_artifact(artifact, aliases=list(aliases))
@@ -237,8 +239,12 @@ class Session:
         if status is Status.PREEMPTED:
             self.run.mark_preempting()
         self.finish(0 if status.is_success else 1)
-        self._look()
         self._raise_failure()
+        until = time.monotonic() + _WRITE_SECONDS
+        self._look()
+        while self._unsafe and time.monotonic() < until:
+            time.sleep(0.05)
+            self._look()
         if self._unsafe:
             self._failure = TrackerError(f"{self._file.path} doesn't hold what was logged: is the disk full?")
             raise self._failure

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+HEALTHY, SLOW, DEAD = "healthy", "slow", "dead"
+# What a call into a slow service takes.
+SLOW_SECONDS = 0.05
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -17,6 +21,9 @@ class Setting:
         idle_callbacks: Callbacks that override nothing, besides the library's defaults.
         listening_callbacks: Callbacks that override the end of a step, and count.
         shuffle: Draw the examples in random order.
+        trackers: Trackers that are told of every log line.
+        service: How their service is: "healthy", "slow" (50 ms a call) or "dead" (it refuses connections).
+        in_process: Whether the trackers live in the training's process, where there is another place for them.
     """
 
     workload: str = "mlp1"
@@ -26,6 +33,9 @@ class Setting:
     idle_callbacks: int = 0
     listening_callbacks: int = 0
     shuffle: bool = True
+    trackers: int = 0
+    service: str = HEALTHY
+    in_process: bool = False
 
     def __str__(self) -> str:
         parts = [
@@ -34,6 +44,8 @@ class Setting:
             f"accumulation {self.accumulation}" if self.accumulation > 1 else "",
             f"{self.idle_callbacks} idle callbacks" if self.idle_callbacks else "",
             f"{self.listening_callbacks} counting callbacks" if self.listening_callbacks else "",
+            f"{self.trackers} {self.service} trackers" if self.trackers else "",
+            "in the training's process" if self.in_process else "",
         ]
         return ", ".join(part for part in parts if part)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import perf_counter, process_time
+from time import perf_counter, process_time, thread_time
 
 import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
@@ -26,12 +26,12 @@ class Stopwatch:
         marks: Numbers of the forward passes, counted from 1, ascending.
 
     Attributes:
-        readings: (wall seconds, CPU seconds of the process) at the marks that were passed.
+        readings: (wall seconds, CPU seconds of the process, those of this thread) at the marks that were passed.
     """
 
     marks: list[int] = field(default_factory=list)
     count: int = 0
-    readings: list[tuple[float, float]] = field(default_factory=list)
+    readings: list[tuple[float, float, float]] = field(default_factory=list)
     _next: int = 0
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class Stopwatch:
         """Count a forward pass."""
         self.count += 1
         if self.count == self._next:
-            self.readings.append((perf_counter(), process_time()))
+            self.readings.append((perf_counter(), process_time(), thread_time()))
             self._next = self.marks[len(self.readings)] if len(self.readings) < len(self.marks) else 0
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.recipe import LEARNING_RATE, SEED, Job, check_counts, collate
 
 
-def train(library: Any, job: Job) -> None:
-    """Train with `library`'s Trainer, all default callbacks on."""
+def train(library: Any, job: Job, callbacks: Sequence[Any] = (), **arguments: Any) -> Any:
+    """Train with `library`'s Trainer, all default callbacks on, and return it.
+
+    Arguments:
+        library: Where the names are.
+        job: What to train.
+        callbacks: Callbacks besides those that the setting asks for.
+        arguments: Arguments of the training that `library` alone has.
+    """
     setting = job.setting
     args = library.TrainingArguments(
         output_dir=str(job.output_dir),
@@ -24,6 +31,7 @@ def train(library: Any, job: Job) -> None:
         use_cpu=True,
         seed=SEED,
         train_sampling_strategy="random" if setting.shuffle else "sequential",
+        **arguments,
     )
     # Each of a class of its own, as in a real program.
     idle = [type(f"Idle{number}", (library.TrainerCallback,), {})() for number in range(setting.idle_callbacks)]
@@ -33,10 +41,11 @@ def train(library: Any, job: Job) -> None:
         args=args,
         train_dataset=job.dataset,
         data_collator=collate,
-        callbacks=idle + counting,
+        callbacks=[*idle, *counting, *callbacks],
     )
     trainer.train()
     check_counts(counting, job.steps)
+    return trainer
 
 
 def make_event(library: Any, num_listening: int) -> tuple[Callable[[], object], list[Any]]:

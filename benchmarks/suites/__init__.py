@@ -30,6 +30,12 @@ class Suite(Protocol):
         ...
 
 
-_MODULES = {"overhead": "overhead", "dispatch": "dispatch", "import": "imports"}
+_MODULES = {
+    "overhead": "overhead",
+    "dispatch": "dispatch",
+    "import": "imports",
+    "log": "log",
+    "journal": "journal",
+}
 
 SUITES: dict[str, Suite] = {name: cast(Suite, import_module(f"{__name__}.{file}")) for name, file in _MODULES.items()}

@@ -86,7 +86,7 @@ class Places:
         if name == "tensorboard":
             return readback.tensorboard(out / "runs") == readback.as_float32(expected)
         if name == "mlflow":
-            return readback.mlflow(f"sqlite:///{self.directory}/mlflow.db") == expected
+            return readback.mlflow(f"sqlite:///{self.directory}/mlflow.db") == readback.journal_by_millisecond(out)
         return readback.wandb(self.directory / "wandb") == readback.last_of_each(out)
 
 

@@ -23,6 +23,7 @@ from loopwright.records import Kind, Status
 from loopwright.trackers.naming import group_name, numbers
 from tests.trackers import readback
 from tests.trackers.service import Service
+from tests.trackers.trainings import journal_points
 
 SCRIPT = Path(__file__).with_name("train_until_done.py")
 TRACKERS = "generic,mlflow,tensorboard,wandb"
@@ -154,17 +155,10 @@ def test_services_hold_what_they_would_have_held(kills, seed, tmp_path, undistur
     assert statuses[-1] is Status.COMPLETED
     assert Status.KILLED in statuses
     # Each service holds what the journal counts, point by point, in one run of its own.
-    expected = readback.journal(tmp_path / "out")
-    assert points_of_generic(service, run.id) == expected
+    assert service.points[run.id] == journal_points(tmp_path / "out")
     assert service.conflicts == []
+    expected = readback.journal(tmp_path / "out")
     assert readback.tensorboard(tmp_path / "out" / "events") == readback.as_float32(expected)
-    assert readback.mlflow(f"sqlite:///{tmp_path}/mlflow.db") == expected
+    assert readback.mlflow(f"sqlite:///{tmp_path}/mlflow.db") == readback.journal_by_millisecond(tmp_path / "out")
     assert readback.wandb(tmp_path / "wandb") == readback.last_of_each(tmp_path / "out")
     service.go_away()
-
-
-def points_of_generic(service: Service, run_id: str) -> readback.Points:
-    found: readback.Points = {}
-    for (name, step, _), value in service.points[run_id].items():
-        found.setdefault((name, step), Counter())[float(value)] += 1
-    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,27 @@ Points = dict[tuple[str, int], Counter[float]]
 
 def journal(directory: Path, run_id: str | None = None) -> Points:
     """Return the numbers that count in a journal."""
+    return _counted((name, step, value) for name, step, _, value in _numbers(directory, run_id))
+
+
+def journal_by_millisecond(directory: Path) -> Points:
+    """Return them as a service keeps them to which the same value at the same step and millisecond is one point."""
+    once = {(name, step, int(moment * 1000), value) for name, step, moment, value in _numbers(directory, None)}
+    return _counted((name, step, value) for name, step, _, value in once)
+
+
+def _numbers(directory: Path, run_id: str | None) -> Iterator[tuple[str, int, float, float]]:
     with JournalReader(directory) as reader:
         records = reader.records(run_id, kinds=[Kind.LOG])
-    found: Points = {}
     for record in records:
         for name, value in numbers(record.values):
-            found.setdefault((group_name(name), record.step), Counter())[float(value)] += 1
+            yield group_name(name), record.step, record.time, float(value)
+
+
+def _counted(points: Iterable[tuple[str, int, float]]) -> Points:
+    found: Points = {}
+    for name, step, value in points:
+        found.setdefault((name, step), Counter())[value] += 1
     return found
 
 

@@ -46,7 +46,8 @@ def test_name_that_is_not_installed_is_answered_with_the_command_that_installs_i
     with pytest.raises(ArgumentError) as caught:
         make("wandb")
     assert str(caught.value) == (
-        "report_to='wandb': its SDK is not installed: pip install \"loopwright[wandb]\"; installed here: 'tensorboard'; "
+        "report_to='wandb': its SDK is not installed: pip install \"loopwright[wandb]\"; "
+        "installed here: 'tensorboard'; "
         "or 'all', 'none'"
     )
 

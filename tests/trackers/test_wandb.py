@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import os
@@ -329,12 +328,7 @@ def test_directory_that_cannot_be_written_is_left_for_the_output_dir(journal, mo
 
 def test_killed_delivery_process_is_caught_up_with(journal):
     journal.begin()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "loopwright", "sync", str(journal.directory), "--follow"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = journal.follow()
     for first in range(1, 1000, 100):
         journal.log(first, first + 99, eval_loss=0.5)
         time.sleep(0.1)
@@ -384,22 +378,21 @@ def test_files_that_were_sent_and_removed_are_not_missed(journal):
     assert sorted(step for step, _, _ in local_files().points) == sorted([*range(11, 31)] * 3)
 
 
-@pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning")  # the SDK forgets the dead one
 def test_wandb_core_that_is_killed_is_started_again(journal):
     journal.begin()
-    worker = journal.start_worker()
-    journal.log(1, 5)
-    wait_for(lambda: worker._sent == 5)
-    (core,) = children_named("wandb-core")
-    os.kill(core, signal.SIGKILL)
-    journal.log(6, 10)
-    wait_for(lambda: worker.error is not None)
-    wait_for(lambda: worker.error is None and worker._sent == 10)
-    worker.finish()
-    wait_for(lambda: worker.is_done)
+    with journal.follow() as process:
+        journal.log(1, 5)
+        wait_for(lambda: children_named("wandb-core", process.pid))
+        (core,) = children_named("wandb-core", process.pid)
+        wait_for(lambda: journal.reference)
+        time.sleep(1.0)
+        os.kill(core, signal.SIGKILL)
+        journal.log(6, 10)
+        wait_for(lambda: set(children_named("wandb-core", process.pid)) - {core})
+        journal.end()
+        process.stdin.close()
+        assert process.wait(60) == 0
     assert local_files().points == journal.points()
-    assert children_named("wandb-core") != [core]
-    gc.collect()
 
 
 def test_artifact_that_a_kill_left_in_the_file_is_not_stored_twice(journal, monkeypatch):

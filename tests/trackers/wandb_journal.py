@@ -100,8 +100,16 @@ class Journal:
         assert worker.join(10)
         return worker.error
 
+    def follow(self) -> subprocess.Popen[bytes]:
+        """Start the delivery process that a training starts; closing its standard input asks it to end."""
+        command = [sys.executable, "-m", "loopwright", "sync", str(self.directory), "--follow"]
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
     def sync(self, *options: str) -> subprocess.CompletedProcess[str]:
-        """Run `loopwright sync` on it."""
+        """Let the journal go, and run `loopwright sync` on it."""
+        self.recorder.close()
         command = [sys.executable, "-m", "loopwright", "sync", str(self.directory), *options]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
@@ -220,16 +228,16 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def children_named(word: str) -> list[int]:
-    """Return this process's living children whose command contains `word`."""
+def children_named(word: str, parent: int | None = None) -> list[int]:
+    """Return the living children of a process, or of this one, whose command contains `word`."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             head, _, rest = path.read_text().rpartition(")")
         except OSError:
             continue
-        state, parent = rest.split()[:2]
-        if int(parent) == os.getpid() and word in head and state != "Z":
+        state, owner = rest.split()[:2]
+        if int(owner) == (parent or os.getpid()) and word in head and state != "Z":
             found.append(int(path.parent.name))
     return found
 

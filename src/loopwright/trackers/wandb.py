@@ -148,7 +148,7 @@ class WandbCallback(TrackerCallback):
             ),
             **(resume or {"resume": choices.choose_resume(self.variable, is_known="id" in reference)}),
         }
-        opened = begin(wandb, choices.known_to_sdk(arguments), directory / "wandb", own_id)
+        opened = begin(choices.known_to_sdk(arguments), directory / "wandb", own_id)
         if is_here:
             self._leave_at_exit()
         self.standing.remember({"directory": str(directory)})
@@ -279,7 +279,7 @@ class WandbCallback(TrackerCallback):
         session, self._session = self._session, None
         if session is not None:
             self._unwatch(session.run)
-            session.drop(self._wandb)
+            session.drop()
 
     def _unwatch(self, run: Any) -> None:
         if self._is_watching:
@@ -343,6 +343,6 @@ def _leave(reference: weakref.ReferenceType[WandbCallback]) -> None:
         return
     if tracker._reporting is not None:
         tracker._reporting.close()
-    thread = threading.Thread(target=tear_down, args=(tracker._wandb,), name="leave-wandb", daemon=True)
+    thread = threading.Thread(target=tear_down, name="leave-wandb", daemon=True)
     thread.start()
     thread.join(_LEAVE_SECONDS)

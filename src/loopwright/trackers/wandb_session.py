@@ -108,8 +108,9 @@ class Session:
         self._found = Holdings.of(path for path in self.files() if path != self._file.path)
         if rewound_to is not None:
             self._found.rewind(rewound_to)
-        self._next_number = max(self._found.last_number + 1, int(self.run.starting_step))
+        self._next_number = int(self.run.starting_step)
         if self.run.offline:
+            self._next_number = max(self._next_number, self._found.last_number + 1)
             self._keep_summary()
             return self._found.last_record()
         if self._found.last_number >= self.run.starting_step:
@@ -258,10 +259,11 @@ class Session:
         try:
             self.run.finish(exit_code=exit_code)
         except Exception as error:  # the SDK raises a dozen kinds
+            tear_down()  # it would go on sending, beside the run's next opening
             self._failure = TrackerError(f"W&B's run did not end: {describe(error)}")
             raise self._failure from error
 
-    def drop(self, wandb: Any) -> None:
+    def drop(self) -> None:
         """Let go of the run after a failure, so that it can be opened again in this process."""
         if self.is_users:
             return
@@ -269,7 +271,7 @@ class Session:
             self.run.finish(exit_code=1)
         except Exception as error:
             logger.debug("W&B's run did not end: %s", describe(error))
-        tear_down(wandb)
+        tear_down()
 
 
 class _Complaints:
@@ -292,24 +294,28 @@ class _Complaints:
         return None if match is None else match.group(1)
 
 
-def begin(wandb: Any, arguments: Mapping[str, Any], directory: Path, run_id: str) -> Any:
+def begin(arguments: Mapping[str, Any], directory: Path, run_id: str) -> Any:
     """Call `wandb.init`; leave nothing behind where it fails.
 
     Raises:
         TrackerError: it failed.
     """
+    import wandb
+
     before = set(run_files(directory, run_id))
     try:
         return wandb.init(**arguments)
     except Exception as error:
-        tear_down(wandb)  # else "run ID is in use" is what the next try gets
+        tear_down()  # else "run ID is in use" is what the next try gets
         for path in set(run_files(directory, run_id)) - before:
             shutil.rmtree(path.parent, ignore_errors=True)
         raise TrackerError(f"W&B's run can't be opened: {describe(error)}") from error
 
 
-def tear_down(wandb: Any) -> None:
+def tear_down() -> None:
     """End wandb-core, so that the next `wandb.init` starts another."""
+    import wandb
+
     try:
         wandb.teardown(exit_code=1)
     except Exception as error:  # it is dead already

@@ -21,6 +21,7 @@ class Setting:
         idle_callbacks: Callbacks that override nothing, besides the library's defaults.
         listening_callbacks: Callbacks that override the end of a step, and count.
         shuffle: Draw the examples in random order.
+        silent: Write log lines nowhere but to trackers.
         trackers: Trackers that are told of every log line.
         service: How their service is: "healthy", "slow" (50 ms a call) or "dead" (it refuses connections).
         in_process: Whether the trackers live in the training's process, where there is another place for them.
@@ -33,6 +34,7 @@ class Setting:
     idle_callbacks: int = 0
     listening_callbacks: int = 0
     shuffle: bool = True
+    silent: bool = False
     trackers: int = 0
     service: str = HEALTHY
     in_process: bool = False
@@ -44,6 +46,7 @@ class Setting:
             f"accumulation {self.accumulation}" if self.accumulation > 1 else "",
             f"{self.idle_callbacks} idle callbacks" if self.idle_callbacks else "",
             f"{self.listening_callbacks} counting callbacks" if self.listening_callbacks else "",
+            "silent" if self.silent else "",
             f"{self.trackers} {self.service} trackers" if self.trackers else "",
             "in the training's process" if self.in_process else "",
         ]

@@ -62,19 +62,19 @@ class Implementation:
 
 
 _CALLBACKS = frozenset({"idle_callbacks", "listening_callbacks"})
-_TRACKERS = frozenset({"trackers"})
+_REPORTING = frozenset({"trackers", "silent"})
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
     # The limit, whatever is asked of the others: no bar, no callbacks.
-    BARE: Implementation("bare", None, None, _TRACKERS),
+    BARE: Implementation("bare", None, None, _REPORTING),
     "loopwright": Implementation("loopwright", None, "from loopwright import Trainer"),
     "transformers": Implementation("transformers_trainer", "transformers", "from transformers import Trainer"),
-    "lightning": Implementation("lightning_trainer", "lightning", "from lightning.pytorch import Trainer", _TRACKERS),
+    "lightning": Implementation("lightning_trainer", "lightning", "from lightning.pytorch import Trainer", _REPORTING),
     # Handlers are attached to events, so there is none that listens to nothing.
     "ignite": Implementation(
-        "ignite_engine", "pytorch-ignite", "from ignite.engine import Engine", _TRACKERS | {"idle_callbacks"}
+        "ignite_engine", "pytorch-ignite", "from ignite.engine import Engine", _REPORTING | {"idle_callbacks"}
     ),
     "accelerate": Implementation(
-        "accelerate_loop", "accelerate", "from accelerate import Accelerator", _CALLBACKS | _TRACKERS
+        "accelerate_loop", "accelerate", "from accelerate import Accelerator", _CALLBACKS | _REPORTING
     ),
 }

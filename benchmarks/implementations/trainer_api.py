@@ -43,6 +43,8 @@ def train(library: Any, job: Job, callbacks: Sequence[Any] = (), **arguments: An
         data_collator=collate,
         callbacks=[*idle, *counting, *callbacks],
     )
+    if setting.silent:
+        trainer.remove_callback(library.PrinterCallback)
     trainer.train()
     check_counts(counting, job.steps)
     return trainer

@@ -71,11 +71,11 @@ def render(results: dict[str, Any]) -> Iterable[RenderableType]:
     number = f"{results['num_records']:,}"
     rows = results["rows"].items()
     yield make_table(
-        f"records of a log line of four numbers ({results['num_rounds']} rounds of {number}, in {results['directory']})",
+        f"records of a log line of 4 numbers ({results['num_rounds']} rounds of {number}, in {results['directory']})",
         ("", "records/s", "µs each", "CPU µs each", "µs at 10", f"µs at {number}"),
         [_speed_cells(name, row) for name, row in rows],
         caption=(
-            "Median [quartiles] of the rounds. At 10 and at the end: the median of the first thousand after ten, and\n"
+            "Median [quartiles] of the rounds. At 10 and at the end: the median of the first thousand after ten, and "
             "of the last (fewer of a short run). CPU is the process's, its clean-up thread included."
         ),
     )
@@ -84,7 +84,7 @@ def render(results: dict[str, Any]) -> Iterable[RenderableType]:
         ("", "p50 µs", "p99 µs", "p99.9 µs", "max ms", "sync ms", "MB per million", "closed"),
         [_record_cells(name, row) for name, row in rows],
         caption=(
-            "Median of the rounds; max: of all. sync: once, after the last record. MB per million records: all files\n"
+            "Median of the rounds; max: of all. sync: once, after the last record. MB per million records: all files "
             "after that sync, SQLite's write-ahead log among them, and once the journal is closed."
         ),
     )
@@ -96,7 +96,7 @@ def _speed_cells(name: str, row: Mapping[str, Any]) -> list[str]:
         name,
         f"{1e6 / row['us']['median']:,.0f}",
         with_quartiles(row["us"], 1),
-        with_quartiles(row["cpu_us"], 1),
+        f"{row['cpu_us']['median']:.1f}",
         with_quartiles(row["begin_us"], 1),
         with_quartiles(row["end_us"], 1),
     ]

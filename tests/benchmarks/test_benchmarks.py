@@ -191,7 +191,9 @@ def test_command_measures_overhead_and_writes_json(tmp_path: Path) -> None:
 def test_names_choose_suites_and_peers() -> None:
     assert command._choose([], with_peers=False)[:2] == (list(SUITES), ("bare", "loopwright"))
     assert command._choose(["import", "ignite"], with_peers=False)[0] == ["import"]
-    with pytest.raises(typer.BadParameter, match="unknown: overheat; there are overhead, dispatch, import, bare"):
+    with pytest.raises(
+        typer.BadParameter, match="unknown: overheat; there are overhead, dispatch, import, log, journal, bare"
+    ):
         command._choose(["overheat"], with_peers=False)
 
 

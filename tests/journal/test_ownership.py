@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -274,11 +273,23 @@ def test_a_child_can_write_once_the_parent_is_gone(tmp_path: Path, run: Run, sta
     assert statuses_in(tmp_path) == [Status.KILLED, Status.COMPLETED]
 
 
-def test_a_connection_is_closed_where_it_was_opened(tmp_path: Path) -> None:
-    connection = sqlite3.connect(tmp_path / "some.db", factory=ownership.Connection)
-    connection.close()
-    with pytest.raises(sqlite3.ProgrammingError):
-        connection.execute("SELECT 1")
+def test_a_connection_is_closed_only_where_it_was_opened(tmp_path: Path, start: Start) -> None:
+    closing = """
+        import os, sqlite3, sys
+        from loopwright.journal.ownership import Connection
+
+        connection = sqlite3.connect(sys.argv[1], factory=Connection)
+        connection.execute("CREATE TABLE words (word)")
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        connection.close()
+        try:
+            print("open", connection.total_changes, flush=True)
+        except sqlite3.ProgrammingError:
+            print("closed", flush=True)
+        """
+    assert output_of(start(closing, tmp_path / "some.db")).split() == ["open", "0", "closed"]
 
 
 # The lock

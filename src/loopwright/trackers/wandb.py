@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from loopwright._support.env import set_variables
 from loopwright._support.extras import is_installed
 from loopwright._support.log import get_logger, warn_once
 from loopwright.errors import MissingExtra, TrackerError, describe
@@ -25,7 +26,7 @@ from loopwright.records import Kind, Record, Run, Status
 from loopwright.trackers import wandb_choices as choices
 from loopwright.trackers.base import TrackerCallback
 from loopwright.trackers.wandb_files import GLOBAL_STEP, Holdings
-from loopwright.trackers.wandb_session import Session, begin, tear_down
+from loopwright.trackers.wandb_session import Session, begin, begun_here, tear_down
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
@@ -36,6 +37,8 @@ logger = get_logger(__name__)
 # The run's end is given up before the training gives up waiting for it: so the thread comes back, and the program ends.
 _SHARE_OF_CLOSE_TIMEOUT = 0.75
 _LEAVE_SECONDS = 5.0
+# Histograms of a model cost more than its step; transformers logs them as rarely.
+_LEAST_FREQUENCY = 100
 _FINAL_MODEL = ".final-model-"
 
 
@@ -107,8 +110,7 @@ class WandbCallback(TrackerCallback):
     def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
         """Begin W&B's run, or go on with it or with the program's own."""
         self.abandon()
-        run, wandb = self._run_to_show(), self._wandb
-        users = wandb.run if self._live is not None else None
+        run, users = self._run_to_show(), self._users_run()
         if users is not None:
             self._session = Session(users, is_users=True, counts_steps=False)
             users.config.update(choices.describe_run(run, self.variable)["config"], allow_val_change=True)
@@ -120,6 +122,14 @@ class WandbCallback(TrackerCallback):
         except BaseException:
             self.abandon()
             raise
+
+    def _users_run(self) -> Any:
+        """Return the run that the program has begun, or None."""
+        present = self._wandb.run if self._live is not None else None
+        if present is not None and present.id in begun_here:
+            tear_down()  # one of ours, whose thread hangs in it and was left behind
+            return None
+        return present
 
     def _run_to_show(self) -> Run:
         if self.run is None:
@@ -134,6 +144,8 @@ class WandbCallback(TrackerCallback):
     def _begin(self, args: Any, **resume: Any) -> Session:
         run, wandb, reference = self._run_to_show(), self._wandb, self.standing.reference
         is_here = self._live is not None
+        if not is_here:
+            set_variables({"WANDB_SERVICE": ""})  # else the training's own wandb-core would be used
         directory = choices.choose_directory(run, self.variable, reference.get("directory"))
         own_id = choices.choose_id(run, self.variable, reference.get("id"))
         end_seconds = _SHARE_OF_CLOSE_TIMEOUT * float(getattr(args, "tracker_close_timeout", 60.0))
@@ -179,7 +191,7 @@ class WandbCallback(TrackerCallback):
         session.start_numbers()
         what, model = choices.what_to_watch(self.variable), self._live[2] if self._live is not None else None
         if what is not None and model is not None:
-            watch(run, model, what, max(100, int(getattr(args, "logging_steps", None) or 0)))
+            watch(run, model, what, max(_LEAST_FREQUENCY, int(getattr(args, "logging_steps", None) or 0)))
             self._is_watching = True
 
     def recover(self) -> int | None:

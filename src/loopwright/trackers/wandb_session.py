@@ -35,6 +35,8 @@ _PAUSE_SECONDS = 30.0
 _LOOK_SECONDS = 2.0
 # wandb-core closes the file a moment after the run's end has been answered.
 _WRITE_SECONDS = 10.0
+# Ids of runs that were begun by this process, and have not ended.
+begun_here: set[str] = set()
 _FATAL = re.compile(r'"msg":"(filestream: fatal error[^"]*)')
 
 
@@ -262,6 +264,7 @@ class Session:
             tear_down()  # it would go on sending, beside the run's next opening
             self._failure = TrackerError(f"W&B's run did not end: {describe(error)}")
             raise self._failure from error
+        begun_here.discard(self.run.id)
 
     def drop(self) -> None:
         """Let go of the run after a failure, so that it can be opened again in this process."""
@@ -272,6 +275,7 @@ class Session:
         except Exception as error:
             logger.debug("W&B's run did not end: %s", describe(error))
         tear_down()
+        begun_here.discard(self.run.id)
 
 
 class _Complaints:
@@ -304,12 +308,14 @@ def begin(arguments: Mapping[str, Any], directory: Path, run_id: str) -> Any:
 
     before = set(run_files(directory, run_id))
     try:
-        return wandb.init(**arguments)
+        run = wandb.init(**arguments)
     except Exception as error:
         tear_down()  # else "run ID is in use" is what the next try gets
         for path in set(run_files(directory, run_id)) - before:
             shutil.rmtree(path.parent, ignore_errors=True)
         raise TrackerError(f"W&B's run can't be opened: {describe(error)}") from error
+    begun_here.add(run.id)
+    return run
 
 
 def tear_down() -> None:

@@ -1,0 +1,70 @@
+"""The real trackers with their real SDKs, in which faults are injected: before a call, or when it has done its work.
+
+FAULT_FILE names a file that holds "what@where", such as "hang@open" or "raise-after@deliver"; read at every call.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from loopwright.trackers.mlflow import MLflowCallback
+from loopwright.trackers.tensorboard import TensorBoardCallback
+from loopwright.trackers.wandb import WandbCallback
+
+
+def suffer(where: str, *, is_after: bool = False) -> None:
+    """Do what the file says, where it says so."""
+    try:
+        what, _, place = Path(os.environ["FAULT_FILE"]).read_text().strip().partition("@")
+    except (FileNotFoundError, KeyError):
+        return
+    if place != where or what.endswith("-after") is not is_after:
+        return
+    what = what.removesuffix("-after")
+    if what == "raise":
+        raise ConnectionError("injected")
+    if what == "exit":
+        sys.exit(7)
+    if what == "hang":
+        time.sleep(3600)
+
+
+class Faulty:
+    """Suffers before and after each call."""
+
+    def setup(self, *args, **kwargs):
+        suffer("open")
+        super().setup(*args, **kwargs)
+        suffer("open", is_after=True)
+
+    def write(self, records):
+        suffer("deliver")
+        super().write(records)
+        suffer("deliver", is_after=True)
+
+    def save_artifact(self, path, record):
+        suffer("artifact")
+        super().save_artifact(path, record)
+        suffer("artifact", is_after=True)
+
+    def close(self, status):
+        suffer("close")
+        super().close(status)
+        suffer("close", is_after=True)
+
+
+class FaultyTensorBoard(Faulty, TensorBoardCallback):
+    name = "tensorboard"
+
+
+class FaultyMLflow(Faulty, MLflowCallback):
+    name = "mlflow"
+    ambient_module = None  # the tests read MLflow back in this very process
+
+
+class FaultyWandb(Faulty, WandbCallback):
+    name = "wandb"
+    ambient_module = None

@@ -6,17 +6,19 @@ The same command, with `--follow`, is the process that a training starts beside 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from loopwright._support.env import read_all, set_variables
 from loopwright._support.log import get_logger, set_level
 from loopwright.delivery.follower import EXIT_HUNG, Follower, follow, leave
+from loopwright.delivery.sink import Sink
 from loopwright.delivery.store import read_delivered
 from loopwright.delivery.worker import Deadlines
 from loopwright.errors import ArgumentError, JournalBusy, JournalNotFound
@@ -49,7 +51,7 @@ def sync(  # noqa: PLR0913 -- the command line's options
         _make_kind()
         follow(output_dir, make_tracker, trackers=tracker, close_seconds=close_timeout, deadlines=deadlines)
     _require_known(output_dir, tracker)
-    set_level(30)
+    set_level(logging.WARNING)
     _require_idle(output_dir)
     status = _deliver(output_dir, tracker, deadlines, use_environment=use_environment)
     leave(status)
@@ -58,31 +60,34 @@ def sync(  # noqa: PLR0913 -- the command line's options
 def _deliver(output_dir: Path, trackers: list[str] | None, deadlines: Deadlines, *, use_environment: bool) -> int:
     console = Console()
 
-    def build(entry: SinkEntry) -> object:
+    def make_sink(entry: SinkEntry) -> Sink:
         return make_tracker(_with_environment(entry, use_environment=use_environment))
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bars: dict[str, tuple[int, int]] = {}
-
-        def show(left: dict[str, int]) -> None:
-            for name, number in left.items():
-                if name not in bars:
-                    bars[name] = (int(progress.add_task(name, total=max(number, 1))), max(number, 1))
-                bar, total = bars[name]
-                progress.update(bar, completed=total - number)  # type: ignore[arg-type]
-
-        follower = Follower(
-            output_dir,
-            build,  # type: ignore[arg-type]
-            trackers=trackers,
-            deadlines=deadlines,
-            on_progress=show,
-        )
+        bars = _Bars(progress)
+        follower = Follower(output_dir, make_sink, trackers=trackers, deadlines=deadlines, on_progress=bars.show)
         status = follower.run()
-        show(follower.left_by_tracker())
+        bars.show(follower.left_by_tracker())
     _summarize(console, follower)
     return 1 if status == EXIT_HUNG else status
+
+
+class _Bars:
+    """One bar for each tracker, as long as what was left when it was first seen."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, tuple[TaskID, int]] = {}
+
+    def show(self, left: dict[str, int]) -> None:
+        """Move the bars to where so many records are left, by tracker."""
+        for name, number in left.items():
+            if name not in self._bars:
+                total = max(number, 1)
+                self._bars[name] = (self._progress.add_task(name, total=total), total)
+            bar, total = self._bars[name]
+            self._progress.update(bar, completed=total - number)
 
 
 def _summarize(console: Console, follower: Follower) -> None:

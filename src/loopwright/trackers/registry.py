@@ -11,7 +11,7 @@ import importlib
 import importlib.metadata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loopwright._support.extras import is_installed
 from loopwright._support.log import get_logger
@@ -19,6 +19,9 @@ from loopwright.arguments.choices import suggest
 from loopwright.arguments.reporting import normalize_report_to
 from loopwright.errors import ArgumentError, TrackerError
 from loopwright.journal.reader import SinkEntry
+
+if TYPE_CHECKING:
+    from loopwright.trackers.base import TrackerCallback
 
 logger = get_logger(__name__)
 
@@ -124,9 +127,9 @@ def load_class(class_path: str) -> type[Any]:
     return found  # type: ignore[no-any-return]
 
 
-def make_tracker(entry: SinkEntry) -> Any:
+def make_tracker(entry: SinkEntry) -> TrackerCallback:
     """Make the tracker that an entry of the journal describes, not yet opened."""
-    tracker = load_class(entry.class_path)(**entry.options.get("arguments", {}))
+    tracker: TrackerCallback = load_class(entry.class_path)(**entry.options.get("arguments", {}))
     tracker.sink_name = entry.tracker
     tracker.recorded_environment = dict(entry.environment)
     tracker.takes_own_records = bool(entry.options.get("takes_own_records"))

@@ -46,7 +46,10 @@ class Sink(Protocol):
             written twice is there once.
     """
 
-    purges: bool
+    @property
+    def purges(self) -> bool:
+        """How repetition is made harmless; see above."""
+        ...
 
     def open(self, run: Run, standing: Standing) -> int | None:
         """Begin or go on with `run`.

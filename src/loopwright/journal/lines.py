@@ -68,7 +68,7 @@ class LineWriter:
         self._is_torn = os.pread(self._descriptor, 1, size - 1) != b"\n"  # a kill cut the last line short
 
     def _append(self, line: bytes) -> None:
-        # An unfinished line, which readers leave out, must end before the next begins, or both are lost; and it must not
+        # An unfinished line, which readers leave out, must end before the next begins, or both are lost. Nor must it
         # become a whole one, where it lacked its end alone: what follows was written by someone who had not read it.
         data = b"~\n" + line if self._is_torn else line
         self._is_torn = True

@@ -107,6 +107,7 @@ def test_a_line_that_is_being_written_is_read_when_it_is_whole(path: Path) -> No
     with JournalReader(path.parent) as reader:
         before = reader.change_counter()
         assert [record.sequence for record in reader.records()] == [1]
+        assert reader._offset == whole[:-20].rfind(b"\n") + 1  # what was read is not read again
         with path.open("ab") as file:
             file.write(whole[-20:])
         assert reader.change_counter() != before

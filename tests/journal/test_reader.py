@@ -188,6 +188,10 @@ def test_a_forked_child_reads_with_a_connection_of_its_own(
         print(reader.last_sequence(), flush=True)
         reader._lock.acquire()  # as a thread of the parent's does that is in the middle of a question
         if os.fork() == 0:
+            reader.close()
+            sys.exit(0)
+        assert os.wait()[1] == 0
+        if os.fork() == 0:
             before = reader._connection
             print(reader.last_sequence(), reader._connection is before, flush=True)
             reader.close()

@@ -445,6 +445,31 @@ def test_a_directory_where_nothing_may_be_written_holds_up_no_training_either(
         assert len(reader.records("a" * 32)) == num_before
 
 
+def test_what_another_process_wrote_meanwhile_is_not_overwritten(
+    public_dir: Path, journal_kind: str, run: Run, start: Start
+) -> None:
+    """Without the lock, which nobody can have there, the next numbers may be taken by the time they are written."""
+    write_run(public_dir, run, 2)
+    for path in public_dir.iterdir():
+        path.chmod(0o444)
+    public_dir.chmod(0o555)
+    disk = _Disk(start(ON_A_FULL_DISK, public_dir, "nobody"))
+    disk.do("begin b", "record 3")
+    public_dir.chmod(0o755)
+    for path in public_dir.iterdir():
+        path.chmod(0o644)
+    write_run(public_dir, run, 4)
+    public_dir.chmod(0o777)
+    for path in public_dir.iterdir():
+        path.chmod(0o666)
+    disk.do("wait", "record 1", "end")
+    disk.end()
+    with JournalReader(public_dir) as reader:
+        assert [record.step for record in reader.records("a" * 32)] == [1, 2, 1, 2, 3, 4]
+        assert [record.step for record in reader.records("b" * 32)] == [101, 102, 103, 104]
+        assert [attempt.status for attempt in reader.attempts()] == [Status.COMPLETED] * 3
+
+
 # A file that is damaged
 
 

@@ -134,6 +134,70 @@ def test_decisions_that_come_again_are_not_recorded_again(tmp_path: Path, resume
     assert [(record.sequence, record.step) for record in records_in(tmp_path)] == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
+def test_a_decision_that_does_not_come_again_holds_up_no_other(
+    tmp_path: Path, resume: Resume, caplog: pytest.LogCaptureFixture
+) -> None:
+    decisions = [Decision(step, "MyCallback", "on_step_end", "should_save", True) for step in (1, 1, 2, 3)]
+    decisions[0] = Decision(1, "OtherCallback", "on_step_end", "should_log", True)
+    first = resume()
+    for decision in decisions:
+        first.decide(decision)
+    log_steps(first, range(3, 5))
+    second = resume({"position": 0, "awaited": []})
+    for decision in decisions[1:3]:
+        second.decide(decision)
+    log_steps(second, range(3, 5))
+    assert second.whereabouts()["awaited"] == [1, 4]
+    second.end_attempt(Status.COMPLETED)
+    assert [record.sequence for record in records_in(tmp_path)] == [2, 3, 5, 6]  # and nothing was taken back
+    assert caplog.records == []
+
+
+def test_what_ended_a_run_stands_where_it_is_gone_on_with(
+    tmp_path: Path, resume: Resume, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = resume()
+    log_steps(first, range(1, 4))
+    whereabouts = first.whereabouts()
+    first.record(Kind.LOG, 3, {"train_loss": 0.5, "train_runtime": 3.0})
+    first.record(Kind.PREDICTION, 3, {"test_loss": 1.0})
+    first.record(Kind.ARTIFACT, 3, {"path": "model"})
+    second = resume(whereabouts, first_step=3)
+    assert second.record(Kind.PREDICTION, 3, {"test_loss": 1.0}) == 5  # this one comes again
+    assert second.record(Kind.ARTIFACT, 3, {"path": "model-2"}) == 7  # another file contradicts nothing
+    log_steps(second, range(4, 6))
+    second.end_attempt(Status.COMPLETED)
+    assert [record.sequence for record in records_in(tmp_path)] == list(range(1, 10))
+    assert caplog.records == []
+
+
+def test_what_ended_a_run_is_dropped_where_it_is_contradicted(
+    tmp_path: Path, resume: Resume, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = resume()
+    log_steps(first, range(1, 4))
+    whereabouts = first.whereabouts()
+    first.record(Kind.LOG, 3, {"eval_loss": 0.5})
+    first.record(Kind.LOG, 3, {"train_loss": 0.5})
+    log_steps(first, range(4, 6))
+    second = resume(whereabouts, first_step=3)
+    second.record(Kind.LOG, 3, {"eval_loss": 0.25})
+    expected = "diverged at step 3: eval_loss 0.25 was 0.5; the new values count"
+    assert warnings_in(caplog) == [(logging.WARNING, expected)]
+    log_steps(second, range(4, 6), factor=2.0)
+    found = [(record.step, record.values) for record in records_in(tmp_path)][3:]
+    assert found == [
+        (3, {"train_loss": 0.5}),
+        (3, {"from_step": 3}),
+        (3, {"eval_loss": 0.25}),
+        (4, {"loss": 0.5, "epoch": 0.4}),
+        (5, {"loss": 0.4, "epoch": 0.5}),
+    ]
+    second.record(Kind.LOG, 3, {"train_loss": 0.25})
+    assert records_in(tmp_path)[3].kind == Kind.REWIND  # what stood here is dropped
+    assert len(caplog.records) == 1  # said once in an attempt
+
+
 def test_the_checkpoint_that_a_run_goes_on_from_is_not_awaited(
     tmp_path: Path, resume: Resume, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -347,10 +411,8 @@ def test_an_empty_repetition_awaits_nothing() -> None:
 
 
 def test_what_is_given_up_is_awaited_no_more() -> None:
-    records = [
-        Awaited(number, kind, number, {}, NOTHING, None) for number, kind in ((3, "log"), (1, "log"), (2, "decision"))
-    ]
-    repetition = Repetition(sorted(records, key=lambda record: record.sequence))
+    kinds = ("log", "decision", "log")
+    repetition = Repetition(Awaited(number, kind, number, {}, NOTHING, None) for number, kind in enumerate(kinds, 1))
     assert repetition.sequences() == [1, 2, 3]
     assert [record.sequence for record in repetition.give_up()] == [1, 2, 3]
     assert not repetition

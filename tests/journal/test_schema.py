@@ -17,7 +17,7 @@ from loopwright.journal.recorder import Recorder
 from loopwright.journal.schema import MIGRATIONS, STATEMENTS, VERSION, migrate, require_known
 from loopwright.journal.writer import SqliteWriter
 from loopwright.records import Kind, Run, Status
-from tests.journal.programs import entry
+from tests.journal.programs import entry, output_of
 
 
 def version_of(path: Path) -> int:
@@ -64,11 +64,13 @@ def test_a_migration_that_fails_leaves_the_journal_as_it_was(tmp_path: Path, mon
     path = tmp_path / "journal.db"
     SqliteWriter(path).close()
     broken = ("CREATE TABLE moods (mood TEXT)", "ALTER TABLE nowhere ADD COLUMN mood TEXT")
-    with monkeypatch.context() as patch:
-        patch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, broken))
-        patch.setattr(schema, "VERSION", VERSION + 1)
-        with pytest.raises(sqlite3.OperationalError, match="no such table: nowhere"):
-            SqliteWriter(path)
+    monkeypatch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, broken))
+    monkeypatch.setattr(schema, "VERSION", VERSION + 1)
+    connection = sqlite3.connect(path, isolation_level=None)
+    with pytest.raises(sqlite3.OperationalError, match="no such table: nowhere"):
+        migrate(connection)
+    assert not connection.in_transaction
+    connection.close()
     assert version_of(path) == VERSION
     assert "moods" not in tables_in(path)
 
@@ -103,6 +105,27 @@ def test_a_newer_journal_is_refused_with_the_way_out_and_left_alone(
             open_it()
     assert path.read_bytes() == content
     assert {found.name for found in tmp_path.iterdir()} == {path.name, "journal.lock"}
+
+
+def test_a_newer_journal_is_refused_where_it_can_only_be_read_too(
+    tmp_path: Path, journal_kind: str, start: Callable[..., Any]
+) -> None:
+    path = make_newer(tmp_path, journal_kind)
+    content = path.read_bytes()
+    beginning = """
+        import resource, sys
+        from loopwright.errors import JournalError
+        from loopwright.journal.recorder import Recorder
+        from loopwright.records import Run
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        try:
+            Recorder(sys.argv[1]).begin_attempt(Run(id="a" * 32, output_dir="out"), purpose="training")
+        except JournalError as error:
+            print(error)
+        """
+    assert "install a newer Loopwright" in output_of(start(beginning, tmp_path))
+    assert path.read_bytes() == content
 
 
 def test_this_version_and_older_ones_are_known() -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from loopwright.errors import MissingExtra
 from loopwright.records import Kind
-from loopwright.trackers import mlflow as tracker_module
 from loopwright.trackers.mlflow import MLflowCallback
 from loopwright.trackers.placement import Placement, place
 from tests.trackers.mlflow_service import Journal, runs_of, stored_points
@@ -106,7 +105,7 @@ def test_disabled_it_is_off(monkeypatch):
 
 
 def test_without_the_sdk_the_constructor_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(tracker_module, "is_installed", lambda module: False)
+    monkeypatch.setattr("loopwright._support.extras.is_installed", lambda module: False)
     with pytest.raises(MissingExtra, match=r'pip install "loopwright\[mlflow\]"'):
         MLflowCallback()
 

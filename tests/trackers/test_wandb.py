@@ -71,6 +71,20 @@ def test_late_records_of_a_step_that_is_over_are_kept(journal):
     assert found.exit_codes == [0, 0, 1]
 
 
+def test_row_is_sent_after_a_pause_and_what_follows_gets_its_own(journal, monkeypatch):
+    monkeypatch.setattr("loopwright.trackers.wandb_session._PAUSE_SECONDS", 0.1)
+    journal.begin()
+    worker = journal.start_worker()
+    journal.log(1, 2)
+    wait_for(lambda: worker._sent == 2 and worker._sink._session._row is None)
+    journal.note(Kind.LOG, 2, {"eval_loss": 0.5, "epoch": 0.2})
+    worker.finish()
+    wait_for(lambda: worker.is_done)
+    rows = local_files().rows
+    assert [(row["_step"], row[GLOBAL_STEP]) for row in rows] == [(1, 1), (2, 2), (3, 2)]
+    assert rows[2]["train/epoch"] == 0.2, "evaluation can be drawn over the epoch"
+
+
 def test_points_keep_the_time_they_were_made_at(journal):
     journal.begin()
     journal.log(1, 2)
@@ -272,7 +286,7 @@ def test_variables_that_are_recorded_hold_no_secret(monkeypatch):
 
 
 def test_constructor_names_the_extra_where_the_sdk_is_missing(monkeypatch):
-    monkeypatch.setattr("loopwright.trackers.wandb.is_installed", lambda name: False)
+    monkeypatch.setattr("loopwright._support.extras.is_installed", lambda name: False)
     with pytest.raises(MissingExtra, match=r'pip install "loopwright\[wandb\]"'):
         WandbCallback()
 
@@ -339,6 +353,7 @@ def test_killed_delivery_process_is_caught_up_with(journal):
     torn = local_files()
     assert 100 < len(torn.rows) < 1000, "some are safe, and some were in the buffer"
     assert torn.exit_codes == [None]
+    assert torn.rows[-1][MARKER] >= journal.cursor, "what is confirmed is in the file"
     journal.log(1001, 1010)
     journal.end()
     synced = journal.sync()

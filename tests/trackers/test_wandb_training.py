@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from loopwright import TrainerCallback
+from loopwright.journal.reader import JournalReader
+from loopwright.records import Kind
 from loopwright.trackers.wandb import WandbCallback
 from tests.trackers.trainings import build, same_weights, weights
-from tests.trackers.wandb_journal import children_named, local_files, recorded_points
+from tests.trackers.wandb_journal import children_named, local_files, points_in, recorded_points
 
 pytest_plugins = ("tests.trackers.wandb_fixtures",)
 pytestmark = [
@@ -47,16 +50,19 @@ def train(tmp_path):
 
 
 def run_program(text, tmp_path, **environment):
+    """Run a program; return its status, and what it wrote to standard output and error."""
     program = tmp_path / "program.py"
     program.write_text(text)
-    return subprocess.run(
-        [sys.executable, str(program)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
+    return run([str(program)], tmp_path, **environment)
+
+
+def run(arguments, tmp_path, **environment):
+    # To files: a wandb-core that outlives the program would hold a pipe open.
+    with (tmp_path / "stdout").open("w") as stdout, (tmp_path / "stderr").open("w") as stderr:
+        command = [sys.executable, *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        status = subprocess.run(command, env=environment, stdout=stdout, stderr=stderr, timeout=150, check=False)
+    return status.returncode, (tmp_path / "stdout").read_text(), (tmp_path / "stderr").read_text()
 
 
 # Beside the training
@@ -74,9 +80,9 @@ if __name__ == "__main__":
 
 
 def test_training_imports_no_sdk_and_everything_is_in_the_file(tmp_path):
-    finished = run_program(BESIDE, tmp_path, WANDB_LOG_MODEL="end")
-    assert finished.returncode == 0, finished.stderr
-    assert "lacks" not in finished.stderr
+    status, _, errors = run_program(BESIDE, tmp_path, WANDB_LOG_MODEL="end")
+    assert status == 0, errors
+    assert "lacks" not in errors
     found = local_files()
     assert found.points == recorded_points(tmp_path / "out")
     assert found.exit_codes[0] == 0
@@ -131,6 +137,7 @@ def test_run_that_the_program_has_begun_is_used_and_not_ended(train, tmp_path):
     assert wandb.run is own
     own.log({"after": 1})
     own.finish()
+    wandb.teardown()  # which waits for the file
     found = local_files()
     assert found.run.run_id == "own-run"
     assert found.config["mine"] == 1
@@ -161,12 +168,13 @@ def test_subclass_may_change_setup_and_logs(train, tmp_path):
     train(Changed(), eval_strategy="epoch")
     found = local_files()
     assert found.config["extra"] == "Network"
-    assert {place: n for place, n in found.points.items() if place[1] != "predictions"} == recorded_points(
-        tmp_path / "out", tracker="wandb"
-    ) - recorded_points(tmp_path / "out")
-    doubled = {step: value for step, name, value in found.points if name == "train/doubled"}
+    with JournalReader(tmp_path / "out") as reader:
+        own = [record for record in reader.records(kinds=[Kind.LOG], tracker="wandb") if record.tracker is not None]
+    points = Counter({place: n for place, n in found.points.items() if not place[1].startswith("predictions")})
+    assert points == points_in(own)
+    doubled = {step: value for step, name, value in points if name == "train/doubled"}
     assert doubled == {step: repr(2.0 * step) for step in range(1, 13)}
-    assert any("predictions" in row for row in found.rows)
+    assert any("predictions/_type" in row for row in found.rows)
 
 
 def test_resumed_training_goes_on_in_the_same_run(train, tmp_path):
@@ -198,7 +206,7 @@ def test_watch_logs_histograms_and_leaves_weights_alone(train, tmp_path, monkeyp
     trainer = train(report_to="wandb", logging_steps=2)
     assert same_weights(weights(trainer), weights(plain))
     names = {name for row in local_files().rows for name in row}
-    assert {"gradients/layers.0.weight", "parameters/layers.0.weight"} <= names
+    assert {"gradients/layers.0.weight/bins", "parameters/layers.0.weight/bins"} <= names
     assert not trainer.model._forward_hooks
 
 
@@ -214,6 +222,8 @@ def test_wandb_core_that_dies_under_a_watched_model_does_not_stop_the_training(t
     program = """
 import os, signal, wandb
 from loopwright import TrainerCallback
+from loopwright.journal.reader import JournalReader
+from loopwright.records import Kind
 from tests.trackers.trainings import build
 from tests.trackers.wandb_journal import children_named
 import loopwright.trackers.wandb as module
@@ -228,9 +238,11 @@ if __name__ == "__main__":
     trainer.train()
     print(trainer.state.global_step)
 """
-    finished = run_program(program, tmp_path, WANDB_WATCH="gradients")
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.split()[-1] == "12"
+    status, output, errors = run_program(program, tmp_path, WANDB_WATCH="gradients")
+    assert status == 0, errors
+    assert output.split()[-1] == "12"
+    status, output, errors = run(["-m", "loopwright", "sync", str(tmp_path / "out")], tmp_path)
+    assert status == 0, output + errors
     found = local_files()
     points = Counter({place: n for place, n in found.points.items() if not place[1].startswith("gradients")})
     assert points == recorded_points(tmp_path / "out")
@@ -239,6 +251,8 @@ if __name__ == "__main__":
 PROGRAM = """
 import os, signal, sys, wandb
 from loopwright import TrainerCallback
+from loopwright.journal.reader import JournalReader
+from loopwright.records import Kind
 from tests.trackers.trainings import build
 from tests.trackers.wandb_journal import children_named
 class Stop(TrainerCallback):
@@ -246,7 +260,7 @@ class Stop(TrainerCallback):
         if state.global_step == 6:
             os.kill(children_named("wandb-core")[0], signal.SIGSTOP)
 if __name__ == "__main__":
-    trainer = build("out", report_to="wandb", callbacks=[Stop()], tracker_open_timeout=60, tracker_close_timeout=4)
+    trainer = build("out", report_to="wandb", callbacks=[Stop()], tracker_open_timeout=60, tracker_close_timeout=2)
     trainer.train()
     print(children_named("wandb-core")[0])
     sys.exit(3)
@@ -255,12 +269,12 @@ if __name__ == "__main__":
 
 def test_program_ends_with_its_own_status_though_wandb_core_is_suspended(tmp_path):
     began = time.monotonic()
-    finished = run_program(PROGRAM, tmp_path)
-    core = int(finished.stdout.split()[-1])
-    os.kill(core, 9)  # it was started by the program, and outlives it as it was left
-    assert finished.returncode == 3, finished.stderr
-    assert time.monotonic() - began < 60
-    assert "loopwright sync" in finished.stderr
+    status, output, errors = run_program(PROGRAM, tmp_path)
+    took = time.monotonic() - began
+    os.kill(int(output.split()[-1]), signal.SIGKILL)  # suspended, it outlives the program that started it
+    assert status == 3, errors
+    assert took < 60
+    assert "loopwright sync" in errors
 
 
 def test_nothing_is_left_running():

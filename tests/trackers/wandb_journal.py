@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from loopwright.delivery.store import DeliveryStore, read_delivered
 from loopwright.delivery.worker import Deadlines, Worker
 from loopwright.journal.reader import JournalReader, SinkEntry
 from loopwright.journal.recorder import Recorder
-from loopwright.records import Kind, Run, Status
+from loopwright.records import Kind, Record, Run, Status
 from loopwright.trackers.naming import group_name
 from loopwright.trackers.registry import make_tracker
 from loopwright.trackers.wandb import WandbCallback
@@ -161,7 +161,11 @@ class Found:
 def recorded_points(directory: Path, run_id: str | None = None, tracker: str | None = None) -> Points:
     """Return the points that count in a journal, each once."""
     with JournalReader(directory) as reader:
-        records = reader.records(run_id, kinds=[Kind.LOG, Kind.PREDICTION], tracker=tracker)
+        return points_in(reader.records(run_id, kinds=[Kind.LOG, Kind.PREDICTION], tracker=tracker))
+
+
+def points_in(records: Iterable[Record]) -> Points:
+    """Return the points in records, each once."""
     shown = {
         (record.step, group_name(name), as_text(value)) for record in records for name, value in flat(record.values)
     }

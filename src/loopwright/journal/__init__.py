@@ -1,6 +1,7 @@
 """The journal: everything that a run logged, on the local disk before any tracker sees it.
 
-recorder.py    what a Trainer talks to: runs, attempts, records, and what happens when the disk fails
+recorder.py    what a Trainer talks to: runs, attempts, records
+file.py        whose the file is, which kind, where it stands; what happens when the disk refuses or damages it
 repetition.py  what a resumed run says again, and whether it says the same
 writer.py      the SQLite file, `journal.db`         one connection, in the loop's thread
 lines.py       `journal.jsonl`, for network filesystems

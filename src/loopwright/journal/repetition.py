@@ -58,20 +58,23 @@ class Repetition:
         awaited: Those after the position that the run was resumed at.
         first_step: The step it goes on from. What was recorded there, after the checkpoint, may be what ended the run:
             its closing metrics, an evaluation. That stands whether it comes again or not.
+
+    Records of a kind come in order. Those at the first step and decisions are looked for among all of their step: one
+    that does not come says nothing about those that do.
     """
 
     def __init__(self, awaited: Iterable[Awaited] = (), first_step: int = -1) -> None:
         self._first_step = first_step
-        self._at_first_step: list[Awaited] = []
+        self._in_any_order: list[Awaited] = []
         self._by_stream: dict[tuple[str, str | None], deque[Awaited]] = {}
         for record in awaited:
-            if record.step <= first_step:
-                self._at_first_step.append(record)
+            if record.step <= first_step or record.kind == Kind.DECISION:
+                self._in_any_order.append(record)
             else:
                 self._by_stream.setdefault((record.kind, record.tracker), deque()).append(record)
 
     def __bool__(self) -> bool:
-        return bool(self._by_stream or self._at_first_step)
+        return bool(self._by_stream or self._in_any_order)
 
     def take(
         self, kind: str, step: int, values: Mapping[str, Any], added: frozenset[str], tracker: str | None
@@ -81,8 +84,8 @@ class Repetition:
         Returns:
             The number of the record that says the same; what is different; None where none is due.
         """
-        if step <= self._first_step:
-            return self._take_at_first_step(kind, step, values, added, tracker)
+        if step <= self._first_step or kind == Kind.DECISION:
+            return self._take_in_any_order(kind, step, values, added, tracker)
         stream = self._by_stream.get((kind, tracker))
         if not stream:
             return None
@@ -99,26 +102,33 @@ class Repetition:
             del self._by_stream[(kind, tracker)]
         return due.sequence
 
-    def _take_at_first_step(
+    def _take_in_any_order(
         self, kind: str, step: int, values: Mapping[str, Any], added: frozenset[str], tracker: str | None
     ) -> int | Difference | None:
-        for due in self._at_first_step:
-            is_alike = (due.kind, due.step, due.tracker) == (kind, step, tracker)
-            if is_alike and _steady(due.values, due.added).keys() == _steady(values, added).keys():
-                self._at_first_step.remove(due)
-                return _compare(step, due.values, values, due.added | added) or due.sequence
-        return None
+        alike = [due for due in self._in_any_order if (due.kind, due.step, due.tracker) == (kind, step, tracker)]
+        alike = [due for due in alike if _steady(due.values, due.added).keys() == _steady(values, added).keys()]
+        for due in alike:
+            if _compare(step, due.values, values, due.added | added) is None:
+                self._in_any_order.remove(due)
+                return due.sequence
+        if not alike:
+            return None
+        self._in_any_order.remove(alike[0])
+        self._by_stream.setdefault((kind, tracker), deque()).appendleft(alike[0])  # to be given up with the others
+        return _compare(step, alike[0].values, values, alike[0].added | added)
 
     def sequences(self) -> list[int]:
         """Return the numbers of what is awaited still, in order."""
-        streams = [self._at_first_step, *self._by_stream.values()]
+        streams = [self._in_any_order, *self._by_stream.values()]
         return sorted(record.sequence for stream in streams for record in stream)
 
     def give_up(self) -> list[Awaited]:
-        """Return what is awaited still, and await nothing more."""
-        left = [record for stream in self._by_stream.values() for record in stream]
+        """Return what is awaited still, and await nothing more; what was recorded at the first step stands."""
+        later = [record for record in self._in_any_order if record.step > self._first_step]
+        given_up = [*later, *(record for stream in self._by_stream.values() for record in stream)]
+        self._in_any_order = [record for record in self._in_any_order if record.step <= self._first_step]
         self._by_stream.clear()
-        return sorted(left, key=lambda record: record.sequence)
+        return sorted(given_up, key=lambda record: record.sequence)
 
 
 def is_volatile(key: str) -> bool:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from loopwright._support.env import set_variables
-from loopwright._support.extras import is_installed
+from loopwright._support.extras import require_installed
 from loopwright._support.log import get_logger, warn_once
-from loopwright.errors import MissingExtra, TrackerError, describe
+from loopwright.errors import TrackerError, describe
 from loopwright.records import Kind, Record, Run, Status
 from loopwright.trackers import wandb_choices as choices
 from loopwright.trackers.base import TrackerCallback
@@ -71,8 +71,7 @@ class WandbCallback(TrackerCallback):
     _leaves_at_exit: bool = False
 
     def __init__(self) -> None:
-        if not is_installed("wandb"):
-            raise MissingExtra('WandbCallback needs the package wandb: pip install "loopwright[wandb]"')
+        require_installed("wandb", extra="wandb", purpose="WandbCallback")
 
     @property
     def _wandb(self) -> Any:

@@ -87,15 +87,13 @@ class Holdings:
     """What a run's files hold together.
 
     Attributes:
-        summary: The last value of each summary entry, but for W&B's own.
         artifacts: Name and digest of each artifact.
-        newest_values: The global step of the last row, and the values of that step.
     """
 
     def __init__(self) -> None:
-        self.summary: dict[str, Any] = {}
         self.artifacts: set[tuple[str, str]] = set()
-        self.newest_values: tuple[int, dict[str, Any]] = (-1, {})
+        self._summary: dict[str, str] = {}  # JSON, as it is rarely asked for
+        self._newest: tuple[int, dict[str, str]] = (-1, {})
         self._numbers = array("q")  # W&B's own steps, which grow from row to row
         self._steps = array("q")
         self._markers = array("q")
@@ -115,28 +113,38 @@ class Holdings:
         if kind == "history":
             self._take_row(record.history)
         elif kind == "summary":
-            changes = {item.key or "/".join(item.nested_key): item.value_json for item in record.summary.update}
-            self.summary.update({name: json.loads(text) for name, text in changes.items() if name[:1] != "_"})
+            self._summary.update(_texts(record.summary.update))
         elif kind == "artifact":
             self.artifacts.add((record.artifact.name, record.artifact.digest))
         elif kind == "run" and record.run.HasField("branch_point"):
             self.rewind(int(record.run.branch_point.value))
 
     def _take_row(self, history: Any) -> None:
-        values = {item.key or item.nested_key[0]: item.value_json for item in history.item}
-        marker, step = int(values.get(MARKER, 0)), int(float(values.get(GLOBAL_STEP, -1)))
+        values = _texts(history.item)
+        marker = int(values.get(MARKER, 0))
+        step = int(values.get(GLOBAL_STEP, -1)) if marker else -1  # else it is one of the program's own
         self._numbers.append(history.step.num)
         self._steps.append(step)
         self._markers.append(marker)
-        if marker:  # one of ours
-            before = self.newest_values[1] if self.newest_values[0] == step else {}
-            self.newest_values = step, before | {name: json.loads(text) for name, text in values.items()}
+        if marker:
+            self._newest = step, (self._newest[1] | values if self._newest[0] == step else values)
 
     def rewind(self, number: int) -> None:
         """Forget the rows after W&B's own step `number`."""
-        self.newest_values = (-1, {})
+        self._newest = (-1, {})
         while self._numbers and self._numbers[-1] > number:
             del self._numbers[-1], self._steps[-1], self._markers[-1]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The last value of each summary entry, but for W&B's own."""
+        return {name: json.loads(text) for name, text in self._summary.items() if not name.startswith("_")}
+
+    @property
+    def newest_values(self) -> tuple[int, dict[str, Any]]:
+        """The global step of the last row, and the values of that step."""
+        step, texts = self._newest
+        return step, {name: json.loads(text) for name, text in texts.items()}
 
     @property
     def last_number(self) -> int:
@@ -172,5 +180,10 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the history's rows in a file: the global step, or W&B's own where there is none, and values by name."""
     for record in LogFile(path).read():
         if record.WhichOneof("record_type") == "history":
-            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            row = {name: json.loads(text) for name, text in _texts(record.history.item).items()}
             yield row.get(GLOBAL_STEP, record.history.step.num), row
+
+
+def _texts(items: Iterable[Any]) -> dict[str, str]:
+    """Return values by name, as JSON; nested names are joined."""
+    return {item.key or "/".join(item.nested_key): item.value_json for item in items}

@@ -87,6 +87,7 @@ class Session:
         self._row: _Row | None = None
         self._unsafe: deque[_Unsafe] = deque()
         self._found = Holdings()  # in earlier files
+        self._newest: tuple[int, dict[str, Any]] = (-1, {})  # the values of the last step there
         self._safe = Holdings()  # in this session's
         self._file = LogFile(Path(run.settings.sync_file))
         self._complaints = _Complaints(Path(run.settings.log_internal))
@@ -113,18 +114,22 @@ class Session:
         self._next_number = int(self.run.starting_step)
         if self.run.offline:
             self._next_number = max(self._next_number, self._found.last_number + 1)
+            self._newest = self._found.newest_values
             self._keep_summary()
             return self._found.last_record()
-        if self._found.last_number >= self.run.starting_step:
-            self._found.newest_values = (-1, {})  # the server hasn't got that row
+        if self._found.last_number < self.run.starting_step:  # else the server hasn't got that row
+            self._newest = self._found.newest_values
+        last_number = int(self.run.starting_step) - 1
+        held = self._found.last_record(up_to=last_number)
         summary = self.summary()
-        shown = int(summary.get(MARKER) or 0), int(summary.get(GLOBAL_STEP) or 0)
-        return max(shown, self._found.last_record(up_to=int(self.run.starting_step) - 1))
+        if summary.get("_step", last_number + 1) > last_number:  # it is sent ahead of its row
+            return held
+        return max(held, (int(summary.get(MARKER) or 0), int(summary.get(GLOBAL_STEP) or 0)))
 
     def _keep_summary(self) -> None:
         # `wandb sync` replaces the summary by the one in the file that it sends last.
-        if self._found.summary:
-            self.run.summary.update(self._found.summary)
+        if summary := self._found.summary:
+            self.run.summary.update(summary)
 
     def summary(self) -> dict[str, Any]:
         """Return the run's summary; empty for a run that does nothing."""
@@ -147,7 +152,7 @@ class Session:
 
     def _add(self, record: Record) -> None:
         values = {group_name(name): value for name, value in flat(record.values)}
-        newest_step, newest = self._found.newest_values
+        newest_step, newest = self._newest
         if record.step == newest_step:  # as after a resume: each point once
             values = {name: value for name, value in values.items() if not same(newest.get(name, _ABSENT), value)}
         if self._row is not None and not self._row.has_room_for(record.step, values):

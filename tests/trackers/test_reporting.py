@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -266,6 +267,22 @@ def test_rotation_leaves_a_checkpoint_until_it_is_taken(tmp_path, generic, servi
     trainer.evaluate()
     trainer.reporting.close()
     assert sum(service.artifacts.get(trainer.run_id, {}).values()) == 6
+
+
+def test_checkpoint_that_a_kill_kept_from_being_recorded_is_taken_after_the_resume(
+    tmp_path, generic, service, monkeypatch
+):
+    monkeypatch.setenv("GENERIC_ARTIFACTS", "1")
+    crash(tmp_path, step=5)
+    connection = sqlite3.connect(tmp_path / "journal.db")
+    with connection:  # as if it had come right after the rename
+        connection.execute("DELETE FROM records WHERE kind = 'checkpoint'")
+    connection.close()
+    trainer = build(tmp_path, report_to="generic")
+    trainer.train(resume_from_checkpoint=True)
+    trainer.reporting.close()
+    assert service.artifacts[trainer.run_id] == {"checkpoint-5": 1, "checkpoint-10": 1, "checkpoint-12": 1}
+    assert len(records(tmp_path, Kind.CHECKPOINT)) == 3
 
 
 # Ordering and isolation in the handler

@@ -140,7 +140,8 @@ def test_checkpoints_are_stored_and_may_be_rotated_out(journal, monkeypatch):
     for one, step in zip(found.artifacts, (5, 10), strict=True):
         files = {entry.path: Path(entry.local_path).read_bytes() for entry in one.manifest.contents}
         assert files == {"weights.bin": bytes([step]) * 1000, "state.json": b'{"step": %d}' % step}
-        assert json.loads(one.metadata)["step"] == step
+        metadata = json.loads(one.metadata)
+        assert (metadata["step"], metadata["train/grad_norm"]) == (step, step)
     assert found.points == journal.points()
 
 

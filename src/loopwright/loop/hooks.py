@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import nn
 
@@ -29,6 +31,10 @@ class Reports(Protocol):
         parent: tuple[str, int] | None = None,
     ) -> None:
         """Begin an attempt of the run, and open its trackers."""
+        ...
+
+    def note_resumed(self, checkpoint: Path) -> None:
+        """Record the checkpoint gone on from, where that is missing."""
         ...
 
     def end(self, status: Status, reason: str | None = None) -> None:

@@ -141,6 +141,7 @@ class TrainingSession:
         reason = why_branch(checkpoint, trainer.args.output_dir, trainer.args)
         if reason is None:
             trainer.reporting.begin(first_step=step, resumed_at=own.get("journal"))
+            trainer.reporting.note_resumed(checkpoint)
             return
         parent, trainer.run_id = trainer.run_id, uuid.uuid4().hex
         logger.warning("going on as a new run, branched off %s at step %d: %s", parent[:8], step, reason)

@@ -201,6 +201,20 @@ class Reporting:
         values = {"path": _relative(path, self.recorder.output_dir), **details}
         self.recorder.record(Kind.CHECKPOINT, self._owner.state.global_step, values)
 
+    def note_resumed(self, checkpoint: Path) -> None:
+        """Record the checkpoint gone on from, where a kill came between its appearance and its record."""
+        if self.recorder is None or self._run is None:
+            return
+        name = _relative(checkpoint, self.recorder.output_dir)
+        try:
+            with JournalReader(self.recorder.output_dir) as reader:
+                recorded = reader.records(self._run.id, kinds=[Kind.CHECKPOINT])
+        except JournalError as error:
+            logger.debug("which checkpoints are recorded can't be said: %s", error)
+            return
+        if all(record.values["path"] != name for record in recorded):
+            self.note_checkpoint(checkpoint)
+
     def note_artifact(self, path: Path, tracker: str | None = None, **details: Any) -> None:
         """Record files for trackers to take, or for one of them."""
         recorder = self._ready()

@@ -132,8 +132,9 @@ class Session:
             self.run.summary.update(summary)
 
     def summary(self) -> dict[str, Any]:
-        """Return the run's summary; empty for a run that does nothing."""
-        return {} if self.run.disabled else dict(self.run.summary)
+        """Return the run's summary, the row that is not yet sent included; empty for a run that does nothing."""
+        waiting = {} if self._row is None else {**self._row.values, **self._row.single}
+        return {} if self.run.disabled else {**dict(self.run.summary), **waiting}
 
     def start_numbers(self) -> None:
         """Where the program counts W&B's steps, let it go on after those that are used."""

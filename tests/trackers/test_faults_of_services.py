@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Status
 from loopwright.trackers import registry
+from loopwright.trackers.wandb_session import tear_down
 from tests.trackers import readback
 from tests.trackers.mlflow_service import Databases
 from tests.trackers.trainings import build, same_weights, weights
@@ -80,6 +82,10 @@ def faulty(monkeypatch, tmp_path, databases):
     monkeypatch.chdir(tmp_path)
     yield faulty_trackers
     registry.listed_trackers.cache_clear()
+    if "wandb" in sys.modules:  # it keeps its settings, this test's variables among them, for the whole process
+        leaving = threading.Thread(target=tear_down, daemon=True)
+        leaving.start()
+        leaving.join(10)
 
 
 def tracker_at(home, kind):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import time
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from loopwright.delivery.worker import Deadlines
 from loopwright.records import Kind, Status
 from loopwright.trackers.wandb_files import GLOBAL_STEP
+from loopwright.trackers.wandb_session import tear_down
 from tests.trackers.wandb_journal import children_named, local_files, points_of, wait_for
 
 pytest_plugins = ("tests.trackers.wandb_fixtures",)
@@ -19,6 +21,13 @@ pytest_plugins = ("tests.trackers.wandb_fixtures",)
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception in thread (NetStatThr|IntMsgThr|ChkStopThr):pytest.PytestUnhandledThreadExceptionWarning"
 )
+
+
+@pytest.fixture(autouse=True)
+def no_sdk_of_earlier_tests():
+    """Let the SDK read this test's variables: it keeps those of its first use for the whole process."""
+    if "wandb" in sys.modules:
+        tear_down()
 
 
 @pytest.fixture

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
+from loopwright.journal.reader import JournalReader
 from loopwright.journal.schema import Operation
 
 
 def entry(sequence: int, step: int | None = None, text: str = '{"loss": 0.5}') -> Operation:
     """Return the statement that writes a log record of attempt 1."""
     return ("record", (sequence, 1, "log", sequence if step is None else step, 1.5, text, None, None))
+
+
+def steps_in(directory: Path) -> list[int]:
+    """Return the steps of the records that a journal, which must be whole, holds."""
+    with JournalReader(directory) as reader:
+        reader.check()
+        return [record.step for record in reader.records()]
 
 
 def next_line(process: subprocess.Popen[str]) -> str:

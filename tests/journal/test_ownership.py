@@ -15,16 +15,10 @@ from loopwright.journal.ownership import Ownership
 from loopwright.journal.reader import JournalReader
 from loopwright.journal.recorder import Recorder
 from loopwright.records import Kind, Run, Status
-from tests.journal.programs import next_line, output_of, tell
+from tests.journal.programs import next_line, output_of, steps_in, tell
 
 MakeRecorder = Callable[..., Recorder]
 Start = Callable[..., Any]
-
-
-def steps_in(directory: Path) -> list[int]:
-    with JournalReader(directory) as reader:
-        reader.check()
-        return [record.step for record in reader.records()]
 
 
 def statuses_in(directory: Path) -> list[Status]:

@@ -15,18 +15,12 @@ from loopwright.journal import file
 from loopwright.journal.reader import JournalReader, SinkEntry
 from loopwright.journal.recorder import Recorder
 from loopwright.records import Decision, Kind, Run, Status
-from tests.journal.programs import next_line, output_of, tell
+from tests.journal.programs import next_line, output_of, steps_in, tell
 
 MakeRecorder = Callable[..., Recorder]
 Start = Callable[..., Any]
 
 NAMES = {"sqlite": "journal.db", "lines": "journal.jsonl"}
-
-
-def steps_in(directory: Path) -> list[int]:
-    with JournalReader(directory) as reader:
-        reader.check()
-        return [record.step for record in reader.records()]
 
 
 def numbers_in(directory: Path) -> list[int]:

@@ -12,21 +12,17 @@ import subprocess
 import sys
 import time
 import urllib.request
-import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loopwright._support.env import read_all
 from loopwright.delivery.follower import Follower
-from loopwright.delivery.store import DeliveryStore, read_delivered
-from loopwright.delivery.worker import Deadlines, Worker
-from loopwright.journal.reader import JournalReader, SinkEntry
-from loopwright.journal.recorder import Recorder
-from loopwright.records import Kind, Run, Status
+from loopwright.delivery.store import read_delivered
+from loopwright.journal.reader import JournalReader
+from loopwright.records import Kind
 from loopwright.trackers.mlflow import MLflowCallback
 from loopwright.trackers.naming import group_name, numbers
 from loopwright.trackers.registry import make_tracker
+from tests.trackers.journals import ServiceJournal
 
 Points = list[tuple[str, int, int, str]]
 _START_SECONDS = 120.0
@@ -108,66 +104,22 @@ class Server:
             self._process.wait()
 
 
-class Journal:
-    """A run's journal in `directory`, written here and delivered as `loopwright sync` does.
+class Journal(ServiceJournal):
+    """A journal for MLflow."""
 
-    Arguments:
-        directory: Made where there is none.
-        run: Fields of the `Run`.
-    """
-
-    def __init__(self, directory: Path, **run: Any) -> None:
-        self.directory = directory.resolve()
-        self.recorder = Recorder(directory)
-        fields = {"id": uuid.uuid4().hex, "output_dir": str(self.directory), "created_at": time.time() - 100.0}
-        self.run = Run(**{**fields, **run})
-
-    def begin(self, **attempt: Any) -> None:
-        """Begin an attempt that reports to MLflow as the environment says."""
-        self.recorder.begin_attempt(self.run, purpose="training", **attempt)
-        tracker = MLflowCallback()
-        place = "loopwright.trackers.mlflow:MLflowCallback"
-        variables = read_all(tracker.variables)
-        wants = tracker.wants_checkpoints()
-        self.recorder.add_sink(SinkEntry(self.run.id, "mlflow", place, {}, variables, "delivery", wants))
+    tracker_class = MLflowCallback
+    age_seconds = 100.0
 
     def log(self, first: int, last: int, **values: Any) -> None:
         """Record lines of the steps from `first` to `last`."""
         for step in range(first, last + 1):
             self.recorder.record(Kind.LOG, step, {"loss": 1.0 / step, "grad_norm": float(step), **values})
 
-    def note(self, kind: Kind, step: int, values: Mapping[str, Any]) -> int:
-        return self.recorder.record(kind, step, values)
-
-    def end(self, status: Status = Status.COMPLETED) -> None:
-        self.recorder.end_attempt(status)
-
     def deliver(self) -> str | None:
         """Deliver what is left; return what stands in the way."""
         follower = Follower(self.directory, make_tracker, trackers=["mlflow"])
         follower.run()
         return next((worker.error for worker in follower.workers.values()), None)
-
-    def start_worker(self, *, status: Status = Status.RUNNING) -> Worker:
-        """Start to deliver while the run goes on."""
-        (entry,) = (entry for entry in JournalReader(self.directory).sinks(self.run.id))
-        worker = Worker(
-            self.run,
-            "mlflow",
-            lambda: make_tracker(entry),
-            reader=JournalReader(self.directory),
-            store=DeliveryStore(self.directory),
-            status=lambda: status,
-            deadlines=Deadlines(),
-        )
-        worker.start()
-        return worker
-
-    def forget(self, **columns: Any) -> None:
-        """Put what delivery knows back to what a kill would have left."""
-        store = DeliveryStore(self.directory)
-        store._set(self.run.id, "mlflow", was_closed=0, **columns)
-        store.close()
 
     def deliver_one_line(self, step: int = 1) -> str | None:
         """Record and deliver a whole attempt with one log line; return what stands in the way."""

@@ -18,12 +18,20 @@ import torch
 
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Status
-from tests.trackers.trainings import build, journal_points, same_weights, weights
+from tests.trackers.trainings import (
+    build,
+    deliver_what_is_left,
+    journal_points,
+    same_weights,
+    tracker_at,
+    weights,
+)
 
 CLIENT_FAULTS = ("raise", "exit", "interrupt", "hang", "random")
 SERVICE_FAULTS = ("hang", "500", "refuse")
 PLACES = ("open", "deliver", "artifact", "close")
 HOMES = ("delivery", "training")
+MODULES = Path(__file__).parent / "generic"
 
 
 @pytest.fixture(scope="module")
@@ -39,25 +47,6 @@ def fault_file(tmp_path, monkeypatch):
     monkeypatch.setenv("GENERIC_FAULT_FILE", str(path))
     monkeypatch.setenv("GENERIC_ARTIFACTS", "yes")
     return path
-
-
-def tracker_at(home, generic):
-    if home == "delivery":
-        return generic.GenericCallback()
-
-    class Here(generic.GenericCallback):
-        def on_epoch_end(self, args, state, control, **kwargs):
-            """Override something, as users do: then it lives in the training process."""
-            self.seen = True
-
-    return Here()
-
-
-def deliver_what_is_left(directory):
-    command = [sys.executable, "-m", "loopwright", "sync", str(directory), "--call-timeout", "20"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "generic")}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
 def assert_complete(service, directory, trainer):
@@ -79,6 +68,13 @@ def train_and_compare(trainer, without_trackers):
         assert reader.attempts(trainer.run_id)[-1].status is Status.COMPLETED
 
 
+def train_with_tracker(out, tracker, without_trackers):
+    trainer = build(out, callbacks=[tracker], tracker_close_timeout=4, tracker_open_timeout=3)
+    train_and_compare(trainer, without_trackers)
+    trainer.reporting.close()
+    return trainer
+
+
 @pytest.mark.parametrize("home", HOMES)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("fault", CLIENT_FAULTS)
@@ -87,11 +83,9 @@ def test_sdk_that_fails_changes_nothing(
 ):
     fault_file.write_text(f"{fault}@{place}")
     out = tmp_path / "out"
-    trainer = build(out, callbacks=[tracker_at(home, generic)], tracker_close_timeout=4, tracker_open_timeout=3)
-    train_and_compare(trainer, without_trackers)
-    trainer.reporting.close()
+    trainer = train_with_tracker(out, tracker_at(home, generic.GenericCallback), without_trackers)
     fault_file.unlink()
-    deliver_what_is_left(out)
+    deliver_what_is_left(out, "--call-timeout", "20", modules=MODULES)
     assert_complete(service, out, trainer)
 
 
@@ -108,11 +102,9 @@ def test_service_that_fails_changes_nothing(
     else:
         service.fault, service.fault_path = fault, place
     out = tmp_path / "out"
-    trainer = build(out, callbacks=[tracker_at(home, generic)], tracker_close_timeout=4, tracker_open_timeout=3)
-    train_and_compare(trainer, without_trackers)
-    trainer.reporting.close()
+    trainer = train_with_tracker(out, tracker_at(home, generic.GenericCallback), without_trackers)
     service.come_back()
-    deliver_what_is_left(out)
+    deliver_what_is_left(out, "--call-timeout", "20", modules=MODULES)
     assert_complete(service, out, trainer)
 
 
@@ -121,7 +113,7 @@ def test_service_that_dies_and_comes_back_is_caught_up_with(
     home, tmp_path, generic, service, fault_file, without_trackers
 ):
     out = tmp_path / "out"
-    tracker = tracker_at(home, generic)
+    tracker = tracker_at(home, generic.GenericCallback)
 
     class Outage(generic.TrackerCallback.__mro__[1]):
         def on_step_end(self, args, state, control, **kwargs):
@@ -180,9 +172,8 @@ def test_program_ends_with_its_own_status(fault, home, ending, status, tmp_path,
     if fault != "hang@deliver" and ending != "sys.exit(3)":
         pytest.skip("pairwise")
     fault_file.write_text(fault)
-    generic = str(Path(__file__).parent / "generic")
     program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(generic=generic, home=home, out=str(tmp_path / "out"), ending=ending))
+    program.write_text(PROGRAM.format(generic=str(MODULES), home=home, out=str(tmp_path / "out"), ending=ending))
     root = Path(__file__).parents[2]
     began = time.monotonic()
     finished = subprocess.run(
@@ -202,7 +193,7 @@ def test_global_random_states_are_those_of_a_training_without_trackers(tmp_path,
     import random
 
     fault_file.write_text("random@open")
-    trainer = build(tmp_path / "out", callbacks=[tracker_at("training", generic)])
+    trainer = build(tmp_path / "out", callbacks=[tracker_at("training", generic.GenericCallback)])
     random.seed(5)
     torch.manual_seed(5)
     trainer.train()

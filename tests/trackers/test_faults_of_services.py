@@ -7,7 +7,6 @@ content equal to the journal, point by point.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from loopwright.trackers import registry
 from loopwright.trackers.wandb_session import tear_down
 from tests.trackers import readback
 from tests.trackers.mlflow_service import Databases
-from tests.trackers.trainings import build, same_weights, weights
+from tests.trackers.trainings import build, deliver_what_is_left, same_weights, tracker_at, weights
 
 HERE = Path(__file__).parent
 SERVICES = ("tensorboard", "mlflow", "wandb")
@@ -88,25 +87,12 @@ def faulty(monkeypatch, tmp_path, databases):
         leaving.join(10)
 
 
-def tracker_at(home, kind):
-    if home == "delivery":
-        return kind()
-    return type("Here", (kind,), {"on_epoch_end": lambda self, *args, **kwargs: None, "__module__": __name__})()
-
-
 def holds_everything(service, directory, out):
     if service == "tensorboard":
         return readback.tensorboard(directory / "events") == readback.as_float32(readback.journal(out))
     if service == "mlflow":
         return readback.mlflow(f"sqlite:///{directory}/mlflow.db") == readback.journal_by_millisecond(out)
     return readback.wandb(directory / "wandb") == readback.last_of_each(out)
-
-
-def deliver_what_is_left(out):
-    command = [sys.executable, "-m", "loopwright", "sync", str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(HERE / "faulty")}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
 @pytest.mark.parametrize(("service", "fault", "place", "home"), CASES)
@@ -126,7 +112,7 @@ def test_fault_changes_nothing_and_loses_nothing(service, fault, place, home, fa
         assert reader.attempts()[-1].status is Status.COMPLETED
     trainer.reporting.close()
     (tmp_path / "fault").unlink()
-    deliver_what_is_left(out)
+    deliver_what_is_left(out, modules=HERE / "faulty")
     assert holds_everything(service, tmp_path, out)
 
 
@@ -164,5 +150,5 @@ def test_full_disk_changes_nothing_and_loses_nothing(service, faulty, tmp_path, 
     trainer.reporting.close()
     assert same_weights(weights(trainer), without_trackers)
     ballast.unlink()
-    deliver_what_is_left(out)
+    deliver_what_is_left(out, modules=HERE / "faulty")
     assert holds_everything(service, disk, out)

@@ -131,7 +131,7 @@ def test_database_is_found_again_from_another_directory(uri, client, journal, tm
 
 def test_password_is_kept_nowhere_and_asked_for_again(journal, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
-    monkeypatch.setattr("tests.trackers.mlflow_service.read_all", lambda names: {})  # as Reporting leaves it out
+    monkeypatch.setattr("tests.trackers.journals.read_all", lambda names: {})  # as Reporting leaves it out
     began = time.monotonic()
     assert journal.deliver_one_line().endswith("nothing answers at http://***@127.0.0.1:9")
     assert time.monotonic() - began < 20

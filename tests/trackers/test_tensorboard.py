@@ -7,7 +7,6 @@ import math
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from loopwright.journal.reader import JournalReader
 from loopwright.journal.recorder import Recorder
 from loopwright.records import Kind, Run, Status
 from tests.trackers import readback
-from tests.trackers.trainings import build, same_weights, weights
+from tests.trackers.trainings import build, deliver_what_is_left, same_weights, tracker_at, weights
 
 
 def accumulator(directory: Path):
@@ -245,24 +244,6 @@ def without_trackers(tmp_path_factory):
     return weights(trainer)
 
 
-def sync(directory: Path) -> None:
-    command = [sys.executable, "-m", "loopwright", "sync", str(directory)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-
-
-def given_writer_or_none(home, events):
-    """In the training process: by overriding something, as users do."""
-    if home == "delivery":
-        return TensorBoardCallback()
-
-    class Here(TensorBoardCallback):
-        def on_epoch_end(self, args, state, control, **kwargs):
-            self.seen = True
-
-    return Here()
-
-
 # SummaryWriter has a thread of its own, which dies of the fault too.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("home", ["delivery", "training"])
@@ -294,13 +275,13 @@ def test_directory_that_fails_changes_nothing(fault, home, tmp_path, monkeypatch
         steps[1] = lambda: fill(big)
         heal = lambda: big.unlink(missing_ok=True)  # noqa: E731
     out = tmp_path / "out"
-    tracker = given_writer_or_none(home, events)
+    tracker = tracker_at(home, TensorBoardCallback)
     trainer = build(out, callbacks=[tracker, BreakAtStep(steps)], tracker_call_timeout=20)
     trainer.train()
     trainer.reporting.close()
     assert same_weights(weights(trainer), without_trackers)
     heal()
-    sync(out)
+    deliver_what_is_left(out)
     assert readback.tensorboard(events) == readback.as_float32(readback.journal(out))
     assert read_delivered(out, trainer.run_id, "tensorboard").error is None
 

@@ -9,60 +9,35 @@ import re
 import subprocess
 import sys
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loopwright._support.env import read_all
-from loopwright.delivery.store import DeliveryStore, read_delivered
-from loopwright.delivery.worker import Deadlines, Worker
-from loopwright.journal.reader import JournalReader, SinkEntry
-from loopwright.journal.recorder import Recorder
-from loopwright.records import Kind, Record, Run, Status
+from loopwright.delivery.store import read_delivered
+from loopwright.journal.reader import JournalReader
+from loopwright.records import Kind, Record, Status
 from loopwright.trackers.naming import group_name
-from loopwright.trackers.registry import make_tracker
 from loopwright.trackers.wandb import WandbCallback
 from loopwright.trackers.wandb_files import GLOBAL_STEP, LogFile, read_rows
 from loopwright.trackers.wandb_session import flat
+from tests.trackers.journals import ServiceJournal
 
 # (global step, name, value as text), each as often as it is there
 Points = Counter[tuple[int, str, str]]
 
 
-class Journal:
-    """A run's journal in `directory`, written here and delivered as `loopwright sync` does.
+class Journal(ServiceJournal):
+    """A journal for W&B."""
 
-    Arguments:
-        directory: Made where there is none.
-        run: Fields of the `Run`.
-    """
-
-    def __init__(self, directory: Path, **run: Any) -> None:
-        self.directory = directory.resolve()
-        self.recorder = Recorder(directory)
-        self.run = Run(**{"id": uuid.uuid4().hex, "output_dir": str(self.directory), "created_at": time.time(), **run})
-
-    def begin(self, **attempt: Any) -> None:
-        """Begin an attempt that reports to W&B as the environment says."""
-        self.recorder.begin_attempt(self.run, purpose="training", **attempt)
-        tracker = WandbCallback()
-        place = f"{WandbCallback.__module__}:{WandbCallback.__qualname__}"
-        variables = read_all(tracker.variables)
-        self.recorder.add_sink(
-            SinkEntry(self.run.id, "wandb", place, {}, variables, "delivery", tracker.wants_checkpoints())
-        )
+    tracker_class = WandbCallback
 
     def log(self, first: int, last: int, **values: Any) -> None:
         """Record lines of the steps from `first` to `last`."""
         for step in range(first, last + 1):
             line = {"loss": 1.0 / (step + 1), "grad_norm": float(step), "epoch": step / 10, **values}
             self.recorder.record(Kind.LOG, step, line)
-
-    def note(self, kind: Kind, step: int, values: Mapping[str, Any]) -> int:
-        return self.recorder.record(kind, step, values)
 
     def checkpoint(self, step: int) -> Path:
         """Write a small checkpoint and record it."""
@@ -72,25 +47,6 @@ class Journal:
         (path / "state.json").write_text(f'{{"step": {step}}}')
         self.note(Kind.CHECKPOINT, step, {"path": path.name})
         return path
-
-    def end(self, status: Status = Status.COMPLETED) -> None:
-        self.recorder.end_attempt(status)
-
-    def start_worker(self, *, status: Status | None = Status.RUNNING, deadlines: Deadlines | None = None) -> Worker:
-        """Start to deliver in this process; `status` None for the journal's."""
-        (entry,) = JournalReader(self.directory).sinks(self.run.id)
-        reader = JournalReader(self.directory)
-        worker = Worker(
-            reader.run(self.run.id) or self.run,
-            "wandb",
-            lambda: make_tracker(entry),
-            reader=reader,
-            store=DeliveryStore(self.directory),
-            status=lambda: status or reader.attempts(self.run.id)[-1].status,
-            deadlines=deadlines or Deadlines(),
-        )
-        worker.start()
-        return worker
 
     def deliver(self, status: Status | None = None) -> str | None:
         """Deliver what is left; return what stands in the way."""
@@ -119,12 +75,6 @@ class Journal:
         self.log(1, last, **values)
         self.end()
         return self.deliver()
-
-    def forget(self, **columns: Any) -> None:
-        """Put what delivery knows to what a kill would have left."""
-        store = DeliveryStore(self.directory)
-        store._set(self.run.id, "wandb", was_closed=0, **columns)
-        store.close()
 
     def reader(self) -> JournalReader:
         return JournalReader(self.directory)

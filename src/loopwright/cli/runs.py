@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loopwright.delivery.store import read_delivered
+from loopwright.delivery.store import standing_of
 from loopwright.errors import JournalNotFound
 from loopwright.journal.reader import Attempt, JournalReader, find_journal
 from loopwright.records import Kind, Run, Status
@@ -64,8 +64,7 @@ def _describe_run(reader: JournalReader, output_dir: Path, run: Run) -> dict[str
     lines = reader.records(run.id, kinds=[Kind.LOG])
     trackers = []
     for entry in reader.sinks(run.id):
-        delivered = read_delivered(output_dir, run.id, entry.tracker)
-        left = reader.count(run.id, after=delivered.cursor, tracker=entry.tracker)
+        delivered, left = standing_of(reader, entry)
         trackers.append({"name": entry.tracker, "undelivered": left, "error": delivered.error})
     return {
         "id": run.id,

@@ -4,7 +4,7 @@ Beside a training, standard input is the training's end of a pipe. A line "drain
 there and to stay, for an evaluation that may follow; "end" asks to leave after that; its closing says that the training
 is gone. Standard output is the way back, a line of JSON each second:
 
-    {"trackers": {"mlflow": {"pending": 3, "error": null, "seconds": 0.2}}, "hung": [], "drains": 0, "notes": []}
+    {"trackers": {"mlflow": {"pending": 3, "error": null}}, "hung": [], "drains": 0, "notes": []}
 
 Notes are what trackers warned of: somebody sees it there.
 
@@ -27,7 +27,7 @@ from typing import Any, TextIO
 
 from loopwright._support.log import get_logger
 from loopwright.delivery.sink import Sink
-from loopwright.delivery.store import DeliveryStore, read_delivered
+from loopwright.delivery.store import DeliveryStore, standing_of
 from loopwright.delivery.worker import Deadlines, Worker
 from loopwright.errors import JournalError
 from loopwright.journal.reader import JournalReader, SinkEntry
@@ -138,6 +138,7 @@ class Follower:
         self._training = (platform.node(), os.getppid())
         self._last_report = self._last_clean_up = self._busy_at = time.monotonic()
         self._num_drained = 0
+        self._seen: tuple[int, int] | None = None
         self._notes = _Notes() if channel is not None else None
 
     def run(self) -> int:
@@ -228,6 +229,11 @@ class Follower:
     # Workers
 
     def _start_workers(self) -> None:
+        # Asked for many times a second; only a change of the journal, or a worker's end, can call for another worker.
+        seen = (self._reader.change_counter(), sum(worker.is_done for worker in self.workers.values()))
+        if seen == self._seen:
+            return
+        self._seen = seen
         for run in self._reader.runs():
             if not self._is_ours(run):
                 continue
@@ -253,8 +259,7 @@ class Follower:
         if present is not None:
             is_worth_it = present.error is None or self._reader.last_sequence(entry.run_id) > present.gave_up_at
             return present.is_done and is_worth_it and present.pending() > 0
-        delivered = read_delivered(self.output_dir, entry.run_id, entry.tracker)
-        left = self._reader.count(entry.run_id, after=delivered.cursor, tracker=entry.tracker)
+        delivered, left = standing_of(self._reader, entry)
         return left > 0 or not delivered.was_closed or (self._channel is not None and delivered.cursor == 0)
 
     def _start_worker(self, run: Run, entry: SinkEntry) -> None:
@@ -284,7 +289,7 @@ class Follower:
         self._last_report = now
         trackers: dict[str, Any] = {}
         for (_, name), worker in self.workers.items():
-            trackers[name] = {"pending": worker.pending(), "error": worker.error, "seconds": round(worker.seconds, 3)}
+            trackers[name] = {"pending": worker.pending(), "error": worker.error}
         notes = self._notes.take() if self._notes is not None else []
         self._channel.say({"trackers": trackers, "hung": self.hung, "drains": self._num_drained, "notes": notes})
         if now - self._last_clean_up > _CLEAN_UP_SECONDS and self._reader.path.suffix == ".db":

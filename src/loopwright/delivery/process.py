@@ -91,12 +91,6 @@ class DeliveryProcess:
             reports = [child.report for child in self._children]
         return {name: found["pending"] for report in reports for name, found in report.items()}
 
-    def seconds(self) -> dict[str, float]:
-        """Return the seconds spent in each SDK, as last reported: in another process."""
-        with self._lock:
-            reports = [child.report for child in self._children]
-        return {name: found["seconds"] for report in reports for name, found in report.items()}
-
     def drain(self, on_wait: OnWait | None = None) -> None:
         """Let it deliver what is left, wait for that at most `close_seconds`, and leave it ready for more."""
         self._ask("drain", on_wait)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loopwright.errors import JournalError
+from loopwright.journal.reader import JournalReader, SinkEntry
 from loopwright.journal.writer import connect_for_writing
 
 STORE_NAME = "delivery.db"
@@ -120,6 +121,12 @@ class DeliveryStore:
             self._connection.execute(statement)
         self._connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
         self._connection.execute("COMMIT")
+
+
+def standing_of(reader: JournalReader, entry: SinkEntry) -> tuple[Delivered, int]:
+    """Return how far a tracker is with a run, and how many of the journal's records it lacks."""
+    delivered = read_delivered(reader.path.parent, entry.run_id, entry.tracker)
+    return delivered, reader.count(entry.run_id, after=delivered.cursor, tracker=entry.tracker)
 
 
 def read_delivered(output_dir: Path | str, run_id: str, tracker: str) -> Delivered:

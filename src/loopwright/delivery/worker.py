@@ -141,13 +141,13 @@ class Worker:
                 self._fail(error)
                 continue
             if is_idle and not self.is_done:
-                self._rest(POLL_SECONDS)
+                self._rest()
         self._ownership.release()
         self.has_opened.set()
 
-    def _rest(self, seconds: float) -> None:
-        self._wake.wait(seconds)
-        if self._last_tries is None or seconds > POLL_SECONDS:
+    def _rest(self) -> None:
+        self._wake.wait(POLL_SECONDS)
+        if self._last_tries is None:
             self._wake.clear()
 
     def _turn(self) -> bool:

@@ -24,6 +24,7 @@ from loopwright._support.env import parse_flag, read_text
 from loopwright._support.log import get_logger
 from loopwright.callbacks.base import TrainerCallback
 from loopwright.delivery.sink import Standing
+from loopwright.errors import TrackerError
 from loopwright.records import Kind, Record, Run, Status
 from loopwright.trackers.standalone import standalone_reporting
 
@@ -171,11 +172,17 @@ class TrackerCallback(TrainerCallback):
     def _save(self, record: Record) -> None:
         if not (record.kind is Kind.ARTIFACT or self.wants_checkpoints()):
             return
-        path = Path(self.run.output_dir if self.run is not None else ".") / record.values["path"]
+        path = Path(self._run_to_show().output_dir) / record.values["path"]
         if path.exists():
             self.save_artifact(path, record)
         else:
             logger.warning("%s: %s is gone and can't be taken", self.sink_name or self.name, path)
+
+    def _run_to_show(self) -> Run:
+        """Return the run; it is known from the opening on."""
+        if self.run is None:
+            raise TrackerError(f"{type(self).__name__}.setup is called when a run begins, not before")
+        return self.run
 
     def variable(self, name: str, default: str | None = None) -> str | None:
         """Return an environment variable as it was when the run began."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loopwright._support.log import get_logger
-from loopwright.delivery.store import read_delivered
+from loopwright.delivery.store import standing_of
 from loopwright.errors import JournalError
 from loopwright.journal.reader import JournalReader
 
@@ -52,8 +52,7 @@ def undelivered(output_dir: Path | str, run_id: str) -> Leftovers:
     found = []
     with JournalReader(output_dir) as reader:
         for entry in reader.sinks(run_id):
-            delivered = read_delivered(output_dir, run_id, entry.tracker)
-            left = reader.count(run_id, after=delivered.cursor, tracker=entry.tracker)
+            delivered, left = standing_of(reader, entry)
             if left or not delivered.was_closed:
                 found.append((entry.tracker, left, delivered.error))
     return found

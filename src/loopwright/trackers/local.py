@@ -96,10 +96,6 @@ class LocalTrackers:
         """Return the seconds spent in each SDK, on its own thread."""
         return {name: worker.seconds for name, worker in self.workers.items()}
 
-    def hanging(self) -> list[str]:
-        """Return the trackers whose calls have missed their deadline."""
-        return [name for name, worker in self.workers.items() if worker.overdue()]
-
     def stop(self) -> None:
         """Leave those behind that are not done."""
         for worker in self.workers.values():

@@ -119,11 +119,6 @@ class MLflowCallback(TrackerCallback):
         self.standing.remember({"mlflow_run_id": self._run_id, **own})
         self._describe(self._service, run)
 
-    def _run_to_show(self) -> Run:
-        if self.run is None:
-            raise TrackerError("MLflowCallback.setup is called when a run begins, not before")
-        return self.run
-
     def _open_service(self) -> MLflowService:
         if self._service is None:
             raise TrackerError("MLflowCallback is not open")

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from loopwright._support.extras import require_installed
-from loopwright.errors import TrackerError
 from loopwright.records import Record, Run, Status
 from loopwright.trackers.base import TrackerCallback
 from loopwright.trackers.naming import group_name, numbers
@@ -50,18 +49,13 @@ class TensorBoardCallback(TrackerCallback):
 
     def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
         """Open the event files; write arguments and parameters where the run is new."""
-        run = self._open_run()
+        run = self._run_to_show()
         if self.tb_writer is None:
             self.tb_writer = self._make_writer(run, args)
         if self._is_gone or "described" not in self.standing.reference:
             self._describe(run)
             self.tb_writer.flush()
             self.standing.remember({"described": True})
-
-    def _open_run(self) -> Run:
-        if self.run is None:
-            raise TrackerError("TensorBoardCallback.setup is called when a run begins, not before")
-        return self.run
 
     def _make_writer(self, run: Run, args: Any) -> Any:
         directory = self.standing.reference.get("log_dir")

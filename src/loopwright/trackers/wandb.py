@@ -22,7 +22,7 @@ from loopwright._support.env import set_variables
 from loopwright._support.extras import require_installed
 from loopwright._support.log import get_logger, warn_once
 from loopwright.errors import TrackerError, describe
-from loopwright.records import Kind, Record, Run, Status
+from loopwright.records import Kind, Record, Status
 from loopwright.trackers import wandb_choices as choices
 from loopwright.trackers.base import TrackerCallback
 from loopwright.trackers.wandb_files import GLOBAL_STEP, Holdings
@@ -129,11 +129,6 @@ class WandbCallback(TrackerCallback):
             tear_down()  # one of ours, whose thread hangs in it and was left behind
             return None
         return present
-
-    def _run_to_show(self) -> Run:
-        if self.run is None:
-            raise TrackerError("WandbCallback.setup is called when a run begins, not before")
-        return self.run
 
     def _open_session(self) -> Session:
         if self._session is None:

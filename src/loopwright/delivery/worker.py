@@ -233,11 +233,11 @@ class Worker:
     def _rewind(self, sink: Sink, record: Record) -> None:
         step = int(record.values["from_step"])
         if sink.purges:
-            self._go_back_to(step)
-        else:
-            self._sent = record.sequence
+            self._go_back_to(step)  # before: what it takes back has to come again, also after a kill
         with self._calling("rewind", self._deadlines.call):
             sink.rewind(step)
+        if not sink.purges:
+            self._sent = record.sequence  # after: where it raises, it is told again
         self._rewound = record.sequence
         self._store.remember(self.run.id, self.tracker, {"rewound": record.sequence})
 

@@ -1,0 +1,119 @@
+"""What a worker does between a tracker that fails and a journal that goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from loopwright.delivery.store import DeliveryStore, read_delivered
+from loopwright.delivery.worker import Worker
+from loopwright.errors import RecordRefused
+from loopwright.journal.reader import JournalReader
+from loopwright.journal.recorder import Recorder
+from loopwright.records import Kind, Run, Status
+
+
+class Sink:
+    """Keeps what it is given; each call named in `failures` raises so often."""
+
+    def __init__(self, book, failures, *, purges=False):
+        self.book = book
+        self.failures = failures
+        self.purges = purges
+        self.written = 0
+
+    def _do(self, name, *details):
+        if self.failures.get(name, 0) > 0:
+            self.failures[name] -= 1
+            raise ConnectionError(name)
+        self.book.append((name, *details))
+
+    def open(self, run, standing):
+        self._do("open", standing.next_step)
+
+    def deliver(self, records):
+        self._do("deliver", *[record.step for record in records])
+        self.written = records[-1].sequence
+
+    def rewind(self, step):
+        self._do("rewind", step)
+
+    def confirmed(self):
+        return self.written
+
+    def close(self, status):
+        self._do("close", status.value)
+
+    def abandon(self):
+        pass
+
+    def deadline_seconds(self, records):
+        return 10.0
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """Steps 1 to 6, of which a resume from step 3 contradicted those from 4 on."""
+    recorder = Recorder(tmp_path)
+    run = Run(id="a" * 32, output_dir=str(tmp_path))
+    recorder.begin_attempt(run, purpose="training")
+    for step in range(1, 7):
+        recorder.record(Kind.LOG, step, {"loss": float(step)})
+        if step == 3:
+            whereabouts = recorder.whereabouts()
+    recorder.end_attempt(Status.FAILED)
+    recorder.begin_attempt(run, purpose="training", first_step=3, resumed_at=whereabouts)
+    for step in range(4, 7):
+        recorder.record(Kind.LOG, step, {"loss": -float(step)})
+    recorder.end_attempt(Status.COMPLETED)
+    yield run
+    recorder.close()
+
+
+def deliver(tmp_path, run, make_sink):
+    worker = Worker(
+        run, "kept", make_sink, reader=JournalReader(tmp_path), store=DeliveryStore(tmp_path),
+        status=lambda: Status.COMPLETED,
+    )  # fmt: skip
+    worker.start()
+    assert worker.join(20), worker.error
+    return worker
+
+
+@pytest.mark.parametrize("purges", [False, True])
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_rewind_that_fails_is_told_again_before_anything_that_follows(tmp_path, journal, purges, failures):
+    book, left = [], {"rewind": failures}
+    worker = deliver(tmp_path, journal, lambda: Sink(book, left, purges=purges))
+    assert worker.pending() == 0
+    names = [entry[0] for entry in book]
+    assert ("rewind", 4) in book
+    after = [step for entry in book[names.index("rewind") :] if entry[0] == "deliver" for step in entry[1:]]
+    assert after[-3:] == [4, 5, 6], "the new values come after it"
+    assert read_delivered(tmp_path, journal.id, "kept").reference["rewound"] > 0
+
+
+@pytest.mark.parametrize("name", ["open", "deliver", "close"])
+def test_call_that_fails_is_repeated_and_the_cursor_skips_nothing(tmp_path, journal, name):
+    book, left = [], {name: 2}
+    worker = deliver(tmp_path, journal, lambda: Sink(book, left))
+    assert left[name] == 0
+    assert worker.error is None
+    assert book[-1] == ("close", "completed")
+    assert {step for entry in book if entry[0] == "deliver" for step in entry[1:]} >= set(range(1, 7))
+    assert read_delivered(tmp_path, journal.id, "kept").error is None
+
+
+def test_record_that_is_refused_is_left_out_and_counted(tmp_path, journal):
+    book = []
+
+    class Picky(Sink):
+        def deliver(self, records):
+            for record in records:
+                if record.step == 2:
+                    raise RecordRefused(record.sequence, "no twos")
+            super().deliver(records)
+
+    worker = deliver(tmp_path, journal, lambda: Picky(book, {}))
+    assert worker.pending() == 0
+    assert 2 not in {step for entry in book if entry[0] == "deliver" for step in entry[1:]}
+    assert read_delivered(tmp_path, journal.id, "kept").refused == 1

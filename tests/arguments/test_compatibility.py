@@ -21,7 +21,11 @@ OTHER_DEFAULTS = {
 }
 
 # In the dict of only one of the two, and why.
-OUR_OWN = {"callback_errors", "tracker_call_timeout", "tracker_close_timeout", "tracker_open_timeout"}
+OUR_OWN = {
+    *("callback_errors", "tracker_call_timeout", "tracker_close_timeout", "tracker_open_timeout"),
+    *("save_async", "save_async_busy", "save_errors", "save_on_exception", "signal_action"),
+    *("save_top_k", "save_every_minutes", "max_hours"),
+}
 OURS_ALONE = {*OUR_OWN, "logging_dir", "overwrite_output_dir"}  # and two of 4.47 that live on
 THEIRS_ALONE = {
     "activation_checkpointing",

@@ -29,6 +29,7 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "local_rank": ([-2], [-1, 0]),
     "logging_steps": ([-1, 1.5, float("inf")], [0.5, 1, 2.0]),
     "max_grad_norm": ([-1], [0, float("inf")]),
+    "max_hours": ([0, -1, float("inf")], [0.5, 24.0]),
     "max_steps": ([-2], [-1, 0, 1]),
     "num_train_epochs": ([-1, float("inf")], [0, 0.5]),
     "per_device_eval_batch_size": ([0], [1]),
@@ -36,6 +37,8 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "per_gpu_eval_batch_size": ([0], []),  # an old name: see test_renamed
     "per_gpu_train_batch_size": ([0], []),
     "save_steps": ([-1, 1.5], [0, 0.5, 1]),
+    "save_every_minutes": ([0, -1], [0.1, 15.0]),
+    "save_top_k": ([0, -1], []),  # needs evaluations
     "save_total_limit": ([-1], [0, 1]),
     "seed": ([-1, 2**32], [0, 2**32 - 1]),
     "torch_empty_cache_steps": ([0], [1]),

@@ -27,7 +27,6 @@ ASKING: dict[str, Any] = {
     "debug": "underflow_overflow",
     "deepspeed": "ds_config.json",
     "dispatch_batches": False,
-    "enable_jit_checkpoint": True,
     "eval_use_gather_object": True,
     "fp16_backend": "apex",
     "fp16_opt_level": "O2",

@@ -43,6 +43,16 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
         "load_best_model_at_end=True with save_steps=50 and eval_steps=0.1: "
         "expected both as whole steps, or both as shares of all steps",
     ),
+    (
+        {"save_top_k": 2},
+        "save_top_k=2 with eval_strategy='no' and save_strategy='steps': "
+        "expected both to be the same, or save_strategy='best'",
+    ),
+    ({"save_async_busy": "skip"}, "save_async_busy='skip' with save_async=False: expected save_async=True"),
+    (
+        {"enable_jit_checkpoint": True, "signal_action": "off"},
+        "enable_jit_checkpoint=True with signal_action='off': expected 'exit' or 'return'",
+    ),
     ({"fp16": True, "bf16": True}, "fp16=True and bf16=True: expected one of them at most"),
     (
         {"fp16_full_eval": True, "bf16_full_eval": True},
@@ -74,6 +84,8 @@ KEPT: list[dict[str, Any]] = [
     {**BY_STEPS, "eval_steps": 0.1, "save_steps": 0.3},
     {**BY_STEPS, "eval_steps": 0.05, "save_steps": 0.15},
     {**BY_STEPS, "save_strategy": "best", "eval_steps": 7},
+    {"save_top_k": 3, "eval_strategy": "epoch", "save_strategy": "epoch"},
+    {"enable_jit_checkpoint": True},
     {
         "load_best_model_at_end": True,
         "eval_strategy": "epoch",

@@ -8,10 +8,13 @@ from loopwright.arguments.choices import (
     OptimizerNames,
     ParallelMode,
     SamplingStrategy,
+    SaveErrors,
     SaveStrategy,
     SchedulerType,
+    SignalAction,
     StartMethod,
     TokenCount,
+    WhenBusy,
 )
 from loopwright.arguments.training_arguments import TrainingArguments
 
@@ -23,9 +26,12 @@ __all__ = [
     "OptimizerNames",
     "ParallelMode",
     "SamplingStrategy",
+    "SaveErrors",
     "SaveStrategy",
     "SchedulerType",
+    "SignalAction",
     "StartMethod",
     "TokenCount",
     "TrainingArguments",
+    "WhenBusy",
 ]

@@ -183,6 +183,28 @@ class StartMethod(Choice):
     FORKSERVER = "forkserver"
 
 
+class SaveErrors(Choice):
+    """What a checkpoint that can't be written does to the run."""
+
+    RAISE = "raise"
+    WARN = "warn"
+
+
+class SignalAction(Choice):
+    """What a signal that asks the process to end does to a training."""
+
+    EXIT = "exit"
+    RETURN = "return"
+    OFF = "off"
+
+
+class WhenBusy(Choice):
+    """What a save does while the one before it is still being written."""
+
+    WAIT = "wait"
+    SKIP = "skip"
+
+
 class CallbackErrors(Choice):
     """What becomes of a run whose callback raised: it ends, or goes on without that callback."""
 

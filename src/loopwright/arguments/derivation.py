@@ -36,7 +36,7 @@ def derive_eval_steps(args: ArgumentFields) -> None:
 def derive_best_metric(args: ArgumentFields) -> None:
     """What needs a metric takes the loss; a loss is better when smaller."""
     if args.metric_for_best_model is None and (
-        args.load_best_model_at_end or args.lr_scheduler_type == "reduce_lr_on_plateau"
+        args.load_best_model_at_end or args.save_top_k or args.lr_scheduler_type == "reduce_lr_on_plateau"
     ):
         args.metric_for_best_model = "loss"
     if args.greater_is_better is None and args.metric_for_best_model is not None:

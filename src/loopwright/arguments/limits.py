@@ -27,6 +27,7 @@ def _is_whole_or_share(value: float) -> bool:
     return 0 <= value < math.inf and (value < 1 or value == int(value))
 
 
+MORE_THAN_0 = Limit("a number above 0", lambda value: 0 < value < math.inf)
 SHARE = Limit("a number from 0 to below 1", _from_0_to_below_1)
 STEPS = Limit("a whole number of steps, or a number below 1 as a share of all steps", _is_whole_or_share)
 # What seeds numpy.random and torch alike.
@@ -51,13 +52,16 @@ LIMITS: dict[str, Limit] = {
     "logging_steps": STEPS,
     # Infinity too: it measures the norm without clipping.
     "max_grad_norm": Limit("a number of at least 0; 0 clips nothing", lambda value: value >= 0),
+    "max_hours": MORE_THAN_0,
     "max_steps": Limit("a whole number above 0, or -1 to go by num_train_epochs", lambda value: value >= -1),
     "num_train_epochs": at_least(0),
     "per_device_eval_batch_size": at_least(1),
     "per_device_train_batch_size": at_least(1),
     "per_gpu_eval_batch_size": at_least(1),
     "per_gpu_train_batch_size": at_least(1),
+    "save_every_minutes": MORE_THAN_0,
     "save_steps": Limit(f'{STEPS.expected}; save_strategy="no" saves nothing', _is_whole_or_share),
+    "save_top_k": at_least(1),
     "save_total_limit": at_least(0),
     "seed": SEED,
     "torch_empty_cache_steps": at_least(1),

@@ -48,7 +48,6 @@ REFUSALS: dict[str, Refusal] = {
     "debug": Refusal("use torch.autograd.set_detect_anomaly or a callback", harmless=(None, [])),
     "deepspeed": Refusal("this version runs one process and has no DeepSpeed; leave it out", harmless=("", {})),
     "dispatch_batches": _NO_ACCELERATE,
-    "enable_jit_checkpoint": Refusal("save more often, with save_steps"),
     "eval_use_gather_object": _ONE_PROCESS,
     "fp16_backend": _AUTOCAST,
     "fp16_opt_level": _AUTOCAST,

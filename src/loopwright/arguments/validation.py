@@ -25,28 +25,46 @@ def check_eval_steps(args: ArgumentFields) -> None:
 
 
 def check_best_model_strategies(args: ArgumentFields) -> None:
-    """The best model can be loaded only if it was saved: at an evaluation."""
-    if not args.load_best_model_at_end or args.save_strategy == "best":
+    """The best models can be told and kept only if they were saved: at an evaluation."""
+    if not (wanted := _wants_best(args)) or args.save_strategy == "best":
         return
     if args.eval_strategy != args.save_strategy:
         raise ArgumentError(
-            f"load_best_model_at_end=True with eval_strategy={args.eval_strategy!r} and "
+            f"{wanted} with eval_strategy={args.eval_strategy!r} and "
             f"save_strategy={args.save_strategy!r}: expected both to be the same, or save_strategy='best'"
         )
 
 
 def check_best_model_steps(args: ArgumentFields) -> None:
     """Every save has to fall on an evaluation."""
-    if not args.load_best_model_at_end or not args.eval_strategy == args.save_strategy == "steps":
+    if not (wanted := _wants_best(args)) or not args.eval_strategy == args.save_strategy == "steps":
         return
     eval_steps, save_steps = args.eval_steps or 0, args.save_steps
-    found = f"load_best_model_at_end=True with save_steps={save_steps!r} and eval_steps={eval_steps!r}"
+    found = f"{wanted} with save_steps={save_steps!r} and eval_steps={eval_steps!r}"
     if (eval_steps < 1) is not (save_steps < 1):
         raise ArgumentError(f"{found}: expected both as whole steps, or both as shares of all steps")
     # The quotient of shares such as 0.3 and 0.1 isn't a whole number in floating point.
     ratio = save_steps / eval_steps
     if not math.isclose(ratio, round(ratio), rel_tol=1e-9):
         raise ArgumentError(f"{found}: expected save_steps to be a multiple of eval_steps")
+
+
+def _wants_best(args: ArgumentFields) -> str | None:
+    if args.load_best_model_at_end:
+        return "load_best_model_at_end=True"
+    return None if args.save_top_k is None else f"save_top_k={args.save_top_k!r}"
+
+
+def check_async_options(args: ArgumentFields) -> None:
+    """What is said about saves that run beside training needs such."""
+    if args.save_async_busy == "skip" and not args.save_async:
+        raise ArgumentError("save_async_busy='skip' with save_async=False: expected save_async=True")
+
+
+def check_signals_are_seen(args: ArgumentFields) -> None:
+    """A checkpoint at a signal needs signals to be looked at."""
+    if args.enable_jit_checkpoint and args.signal_action == "off":
+        raise ArgumentError("enable_jit_checkpoint=True with signal_action='off': expected 'exit' or 'return'")
 
 
 def check_one_half_precision(args: ArgumentFields) -> None:
@@ -79,6 +97,8 @@ RULES: tuple[Callable[[ArgumentFields], None], ...] = (
     check_eval_steps,
     check_best_model_strategies,
     check_best_model_steps,
+    check_async_options,
+    check_signals_are_seen,
     check_one_half_precision,
     check_plateau_is_evaluated,
     check_worker_options,

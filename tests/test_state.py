@@ -61,12 +61,26 @@ def test_the_fields_are_those_of_transformers():
     assert fields_of(TrainerState()) | {"epoch": 0} == fields_of(THEIRS())
 
 
-def test_both_libraries_write_the_same_file(tmp_path):
+def test_both_libraries_write_the_same_values_in_the_same_order(tmp_path):
     assert set(FILLED) == {field.name for field in dataclasses.fields(TrainerState)}
     for kind in (TrainerState, THEIRS):
         kind(**FILLED).save_to_json(str(tmp_path / kind.__module__))
-    ours, theirs = ((tmp_path / kind.__module__).read_text() for kind in (TrainerState, THEIRS))
-    assert ours == theirs
+    ours, theirs = (json.loads((tmp_path / kind.__module__).read_text()) for kind in (TrainerState, THEIRS))
+    assert json.dumps(ours) == json.dumps(theirs)
+
+
+def test_each_field_and_each_log_line_has_a_line_of_the_file():
+    lines = TrainerState(**FILLED).to_json().splitlines()
+    assert lines[0] + lines[-1] == "{}"
+    assert lines[10:14] == [
+        '  "log_history": [',
+        '    {"loss": 0.30000000000000004, "step": 5},',
+        '    {"eval_loss": 1e-300, "note": "gr\\u00f6\\u00dfe", "step": 6}',
+        "  ],",
+    ]
+    assert len(lines) == 2 + len(FILLED) - 1 + 4
+    assert [line.partition(":")[0].strip(' "') for line in lines[1:10]] == sorted(FILLED)[:9]
+    assert '  "log_history": [],' in TrainerState().to_json().splitlines()
 
 
 @pytest.mark.parametrize(("writer", "reader"), [(TrainerState, THEIRS), (THEIRS, TrainerState), (TrainerState,) * 2])

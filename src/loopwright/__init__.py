@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from loopwright.callbacks.flow import DefaultFlowCallback
     from loopwright.callbacks.printer import PrinterCallback
     from loopwright.callbacks.progress import ProgressCallback
+    from loopwright.callbacks.timing import TimeBudgetCallback, TimedSaveCallback
     from loopwright.checkpoint.layout import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
     from loopwright.data.collate import default_data_collator
-    from loopwright.errors import LoopwrightError
+    from loopwright.errors import LoopwrightError, Preempted
     from loopwright.loop.schedules import get_scheduler
     from loopwright.outputs import EvalLoopOutput, EvalPrediction, PredictionOutput, TrainOutput
     from loopwright.runtime.randomness import enable_full_determinism, set_seed
@@ -44,11 +45,14 @@ _HOME = {
     "OptimizerNames": "arguments",
     "PREFIX_CHECKPOINT_DIR": "checkpoint.layout",
     "PredictionOutput": "outputs",
+    "Preempted": "errors",
     "PrinterCallback": "callbacks.printer",
     "ProgressCallback": "callbacks.progress",
     "SaveStrategy": "arguments",
     "SchedulerType": "arguments",
     "TRAINER_STATE_NAME": "state",
+    "TimeBudgetCallback": "callbacks.timing",
+    "TimedSaveCallback": "callbacks.timing",
     "TrainOutput": "outputs",
     "Trainer": "trainer",
     "TrainerCallback": "callbacks.base",
@@ -78,10 +82,13 @@ __all__ = [
     "LoopwrightError",
     "OptimizerNames",
     "PredictionOutput",
+    "Preempted",
     "PrinterCallback",
     "ProgressCallback",
     "SaveStrategy",
     "SchedulerType",
+    "TimeBudgetCallback",
+    "TimedSaveCallback",
     "TrainOutput",
     "Trainer",
     "TrainerCallback",

@@ -15,6 +15,7 @@
     └── MissingExtra             (ImportError)        an optional package; the message holds the pip line
 
 Each also is the built-in error that transformers raises in its place: an `except ValueError` written for it works.
+`Preempted`, which is no error, ends a process that was asked to end once its training is saved.
 """
 
 from __future__ import annotations
@@ -80,6 +81,24 @@ class RecordRefused(TrackerError):
 
 class MissingExtra(LoopwrightError, ImportError):
     """An optional package is needed and not installed."""
+
+
+class Preempted(SystemExit):
+    """A signal asked the process to end, and its training has been saved; the exit status is 128 plus its number.
+
+    Arguments:
+        number: The signal's.
+        name: The signal's.
+        step: Optimizer updates done.
+    """
+
+    def __init__(self, number: int, name: str, step: int) -> None:
+        super().__init__(128 + number)
+        self.signal = number
+        self.reason = f"{name} at step {step}"
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 def describe(error: BaseException) -> str:

@@ -22,9 +22,8 @@ from loopwright.callbacks.flow import DefaultFlowCallback
 from loopwright.callbacks.persistence import capture_states
 from loopwright.callbacks.printer import PrinterCallback
 from loopwright.callbacks.progress import ProgressCallback
-from loopwright.checkpoint.rotation import rotate
+from loopwright.callbacks.timing import timing_callbacks
 from loopwright.checkpoint.weights import write_model
-from loopwright.checkpoint.writer import write_checkpoint
 from loopwright.data.collate import ColumnDroppingCollator, default_data_collator
 from loopwright.data.columns import (
     can_return_loss,
@@ -42,9 +41,9 @@ from loopwright.loop.evaluate import EvaluationLoop
 from loopwright.loop.loss import LabelSmoother, shifts_labels, takes_item_count
 from loopwright.loop.metrics import format_metrics, metrics_table, save_results
 from loopwright.loop.optimizers import build_optimizer, decay_parameter_names, optimizer_class_and_kwargs
-from loopwright.loop.persist import take_snapshot
 from loopwright.loop.preparation import check_construction, prepare_model
 from loopwright.loop.report import speed_metrics
+from loopwright.loop.saving import Saving
 from loopwright.loop.schedules import build_scheduler
 from loopwright.loop.session import TrainingSession, choose_checkpoint, reject_resume_value
 from loopwright.loop.train import TrainingLoop
@@ -149,6 +148,7 @@ class Trainer:
         self.compute_loss_takes_num_items = step.accepts_num_items(self.compute_loss)
 
         self.reporting = Reporting(self)
+        self.saving = Saving(self)
         self.args.report_to = resolve_trackers(self.args.report_to)
         self.callback_handler = CallbackHandler(
             [*DEFAULT_CALLBACKS, *reporting_callbacks(self.args.report_to, callbacks or ()), *(callbacks or [])],
@@ -159,6 +159,8 @@ class Trainer:
             callback_errors=self.args.callback_errors,
         )
         self.callback_handler.on_decision = self.reporting.decide
+        for callback in timing_callbacks(self.args):
+            self.add_callback(callback)
         self.add_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
         self.control = TrainerControl()
         self.state = TrainerState(
@@ -518,16 +520,7 @@ class Trainer:
 
     def save_checkpoint(self) -> Path:
         """Save everything of this moment as `checkpoint-<step>`, and let older ones go as `save_total_limit` says."""
-        checkpoint = write_checkpoint(take_snapshot(self, self.training_loop), self.args.output_dir)
-        self.reporting.note_checkpoint(checkpoint)
-        rotate(
-            self.args.output_dir,
-            limit=self.args.save_total_limit,
-            run_id=self.run_id,
-            best=self.state.best_model_checkpoint,
-            keep=[checkpoint, *self.reporting.checkpoints_in_use()],
-        )
-        return checkpoint
+        return self.saving.save()
 
     def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
         """Save model and processing class, ready to be loaded, with the training's arguments beside them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -44,6 +45,10 @@ def make_snapshot() -> MakeSnapshot:
             "trainer_state": TrainerState(0.5, global_step=step, log_history=[{"loss": 1.0 / step, "step": step}]),
             "loopwright_state": {"run_id": run_id, "position": {"batch": step}},
             "training_args_json": f'{{"seed": {step}}}\n',
+            "extra": {
+                "data_state.pt": {"epoch": 0, "batch": step, "order": np.arange(step, dtype=np.int64)},
+                "update.pt": {"batches": [{"x": torch.full((2,), float(step))}], "gradients": {"weight": None}},
+            },
         }
         return Snapshot(**(parts | changed))  # type: ignore[arg-type]
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from loopwright._support import files
 from loopwright.checkpoint import (
     Snapshot,
     clear_leftovers,
@@ -95,6 +96,7 @@ def kill_once(output_dir: Path, first: int, delay_seconds: float) -> dict[str, A
 def main() -> None:
     output_dir, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
+    files._PIECE = 200_000  # so that the disk is at work while a file is written, as with larger ones
     instants = random.Random(seed)
     output_dir.mkdir()
     newest = 0

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from loopwright.checkpoint import (
+    load_data_state,
     load_loopwright_state,
     load_model_weights,
     load_optimizer,
@@ -19,6 +20,7 @@ from loopwright.checkpoint import (
     load_scaler,
     load_scheduler,
     load_trainer_state,
+    load_update,
 )
 from loopwright.errors import CheckpointDamaged, CheckpointError
 
@@ -33,6 +35,8 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "scheduler.pt": load_scheduler,
     "scaler.pt": load_scaler,
     "rng_state.pth": load_randomness,
+    "data_state.pt": load_data_state,
+    "update.pt": load_update,
     "trainer_state.json": load_trainer_state,
     "loopwright_state.json": load_loopwright_state,
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 
 from loopwright.checkpoint import find_damage, newest_whole, require_whole, write_checkpoint
 from loopwright.errors import CheckpointDamaged, CheckpointNotFound
@@ -20,11 +21,15 @@ FILES = (
     "scheduler.pt",
     "scaler.pt",
     "rng_state.pth",
+    "data_state.pt",
+    "update.pt",
     "trainer_state.json",
     "loopwright_state.json",
     "training_args.json",
     "manifest.json",
 )
+
+DIGESTS: dict[str, Callable[[bytes], Any]] = {"xxh128": xxhash.xxh3_128, "sha256": hashlib.sha256}
 
 
 def flip(file: Path, position: int, bit: int = 0) -> None:
@@ -39,7 +44,7 @@ def rewrite_manifest(directory: Path, change: Callable[[dict[str, Any]], None]) 
     del body["digest"]
     change(body)
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    body["digest"] = hashlib.sha256(canonical.encode()).hexdigest()
+    body["digest"] = DIGESTS.get(body["algorithm"], hashlib.sha256)(canonical.encode()).hexdigest()
     (directory / "manifest.json").write_text(json.dumps(body))
 
 
@@ -100,7 +105,7 @@ def test_a_link_out_of_the_checkpoint_is_named_and_not_followed(checkpoint: Path
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "..\\outside", "sub/../../outside"])
 def test_a_path_out_of_the_checkpoint_is_named_and_not_read(checkpoint: Path, name: str) -> None:
     (checkpoint.parent / "outside").write_text("secret")
-    record = {"size": 6, "digest": hashlib.sha256(b"secret").hexdigest()}
+    record = {"size": 6, "digest": xxhash.xxh3_128(b"secret").hexdigest()}
     rewrite_manifest(checkpoint, lambda body: body["files"].update({name: record}))
     assert find_damage(checkpoint) == [f"{name}: its path leaves the checkpoint"]
 
@@ -120,6 +125,38 @@ def test_a_manifest_that_leaves_out_what_a_resume_needs_is_refused(checkpoint: P
     rewrite_manifest(checkpoint, forget)
     named = {damage.partition(":")[0] for damage in find_damage(checkpoint)}
     assert named == set(FILES) - {"manifest.json", "training_args.json"}
+
+
+@pytest.mark.parametrize("name", ["data_state.pt", "update.pt"])
+def test_a_planted_state_is_named(tmp_path: Path, make_snapshot: Any, name: str) -> None:
+    checkpoint = write_checkpoint(make_snapshot(10, extra={}), tmp_path)
+    (checkpoint / name).write_bytes(b"planted")
+    assert find_damage(checkpoint) == [f"{name}: not in manifest.json"]
+
+
+@pytest.fixture
+def older(checkpoint: Path) -> Path:
+    """Return a checkpoint as it was written before: with digests of SHA-256."""
+
+    def digest_anew(body: dict[str, Any]) -> None:
+        body["algorithm"] = "sha256"
+        for name, record in body["files"].items():
+            record["digest"] = hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()
+
+    rewrite_manifest(checkpoint, digest_anew)
+    return checkpoint
+
+
+def test_a_manifest_of_sha256_still_tells_a_whole_checkpoint(older: Path) -> None:
+    assert '"algorithm": "sha256"' in (older / "manifest.json").read_text()
+    assert find_damage(older) == []
+    require_whole(older)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_manifest_of_sha256_still_tells_damage(older: Path, name: str) -> None:
+    flip(older / name, (older / name).stat().st_size // 2)
+    assert [damage.partition(":")[0] for damage in find_damage(older)] == [name]
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors.index.json", "adapter_model.bin"])
@@ -219,7 +256,9 @@ def test_a_checkpoint_without_manifest_passes_with_a_warning(foreign: Path, capl
     assert "has no manifest.json" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "data_state.pt", "update.pt", "trainer_state.json"]
+)
 def test_without_manifest_a_file_cut_short_is_still_named(foreign: Path, name: str) -> None:
     content = (foreign / name).read_bytes()
     for length in (0, len(content) // 2, len(content) - 3):

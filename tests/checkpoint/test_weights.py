@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -250,3 +251,107 @@ def test_a_wrapped_model_is_written_and_read_as_itself(tmp_path: Path) -> None:
 def test_a_processing_class_without_save_pretrained_is_left_alone(tmp_path: Path) -> None:
     write_model(nn.Linear(2, 2), tmp_path, processing_class=str.split)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+# A state dict in place of what the model holds by the time of writing
+
+
+class _Unread(nn.Linear):
+    """A model whose state may not be read."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("the module was read")
+
+
+class _UnreadSaving(_Unread):
+    config: Any = None
+
+    def save_pretrained(self, directory: str) -> None:
+        raise AssertionError("the module wrote itself")
+
+
+class _UnreadOwnFormat(_Unread):
+    """A model with a format of its own, in which it writes the state that it is given."""
+
+    def save_pretrained(self, directory: str, state_dict: Any = None, **options: Any) -> None:
+        torch.save(state_dict, Path(directory, "own_format.bin"))
+
+
+@pytest.mark.parametrize("kind", [_Unread, _UnreadSaving, _UnreadOwnFormat])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_given_state_is_written_and_the_module_not_read(
+    tmp_path: Path, make_snapshot: Any, kind: Any, wrapped: bool
+) -> None:
+    source = spread(nn.Linear(2, 2), 5.0)
+    model = torch.compile(kind(2, 2), backend="eager") if wrapped else kind(2, 2)
+    path = write_checkpoint(make_snapshot(10, model=model, model_state=source.state_dict()), tmp_path)
+    assert find_damage(path) == []
+    load_model_weights(target := nn.Linear(2, 2), path)
+    assert equal(target, source)
+    assert (path / "own_format.bin").exists() is (kind is _UnreadOwnFormat)
+    assert not (path / "config.json").exists()
+
+
+def test_the_config_is_written_beside_a_given_state_that_the_model_cannot_write(
+    tmp_path: Path, make_snapshot: Any, bert: Any
+) -> None:
+    model = _UnreadSaving(2, 2)
+    model.config = bert.config
+    path = write_checkpoint(make_snapshot(10, model=model, model_state=nn.Linear(2, 2).state_dict()), tmp_path)
+    assert {"config.json", "model.safetensors"} < {file.name for file in path.iterdir()}
+    assert find_damage(path) == []
+
+
+@pytest.mark.parametrize("kind", ["plain", "transformers"])
+def test_what_happens_to_the_module_after_its_state_was_copied_is_not_written(
+    tmp_path: Path, make_snapshot: Any, kind: str, bert: Any
+) -> None:
+    model: Any = spread(Tied()) if kind == "plain" else copy.deepcopy(bert)
+    expected = copy.deepcopy(model)
+    snapshot = make_snapshot(10, model=model, model_state=copy.deepcopy(model.state_dict()))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7.0)
+    path = write_checkpoint(snapshot, tmp_path)
+    assert find_damage(path) == []
+    target = Tied() if kind == "plain" else transformers.BertForMaskedLM(bert.config)
+    load_model_weights(target, path)
+    assert equal(target, expected)
+    if kind == "transformers":
+        assert equal(transformers.BertForMaskedLM.from_pretrained(path), expected)
+        assert (path / "config.json").exists()
+
+
+def test_ties_of_a_given_state_are_those_of_the_model(tmp_path: Path, make_snapshot: Any, bert: Any) -> None:
+    for model, tied in ((spread(Tied()), "head.weight"), (bert, "cls.predictions.decoder.weight")):
+        state = copy.deepcopy(model.state_dict())
+        given = write_checkpoint(make_snapshot(1, model=model, model_state=state), tmp_path)
+        live = write_checkpoint(make_snapshot(2, model=model), tmp_path)
+        names = safetensors.torch.load_file(given / "model.safetensors").keys()
+        assert names == safetensors.torch.load_file(live / "model.safetensors").keys()
+        assert tied in state
+        assert tied not in names
+
+
+def test_a_given_state_that_safetensors_cannot_hold_goes_through_the_other_file(
+    tmp_path: Path, make_snapshot: Any
+) -> None:
+    model = Remembering([1, 2])
+    state = dict(model.state_dict())
+    model.memory = [3]
+    path = write_checkpoint(make_snapshot(10, model=model, model_state=state), tmp_path)
+    assert find_damage(path) == []
+    load_model_weights(target := Remembering(), path)
+    assert target.memory == [1, 2]
+
+
+def test_the_weights_of_the_model_are_not_taken_for_those_of_a_processing_class(
+    tmp_path: Path, make_snapshot: Any
+) -> None:
+    class Processor:
+        def save_pretrained(self, directory: str) -> None:
+            Path(directory, "model.safetensors").write_bytes(b"the processor's")
+
+    path = write_checkpoint(make_snapshot(10, model=nn.Linear(2, 2), processing_class=Processor()), tmp_path)
+    assert find_damage(path) == []
+    load_model_weights(nn.Linear(2, 2), path)

@@ -4,6 +4,8 @@ import errno
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import nn
 from loopwright.checkpoint import (
     Snapshot,
     find_damage,
+    load_data_state,
     load_loopwright_state,
     load_model_weights,
     load_optimizer,
@@ -22,8 +25,10 @@ from loopwright.checkpoint import (
     load_scaler,
     load_scheduler,
     load_trainer_state,
+    load_update,
     write_checkpoint,
 )
+from loopwright.checkpoint.plain_files import numpy_arrays_allowed
 from loopwright.errors import CheckpointError
 from loopwright.state import TrainerState
 
@@ -49,6 +54,8 @@ def test_everything_written_is_read_back_exactly(tmp_path: Path, make_snapshot: 
         "scheduler.pt",
         "scaler.pt",
         "rng_state.pth",
+        "data_state.pt",
+        "update.pt",
         "trainer_state.json",
         "loopwright_state.json",
         "training_args.json",
@@ -59,6 +66,8 @@ def test_everything_written_is_read_back_exactly(tmp_path: Path, make_snapshot: 
     assert same(load_scheduler(path), snapshot.scheduler)
     assert same(load_scaler(path), snapshot.scaler)
     assert same(load_randomness(path), snapshot.randomness)
+    assert same(load_data_state(path), snapshot.extra["data_state.pt"])
+    assert same(load_update(path), snapshot.extra["update.pt"])
     assert load_trainer_state(path) == snapshot.trainer_state
     assert load_loopwright_state(path) == snapshot.loopwright_state
     assert (path / "training_args.json").read_text() == snapshot.training_args_json
@@ -69,9 +78,11 @@ def test_everything_written_is_read_back_exactly(tmp_path: Path, make_snapshot: 
 
 
 def test_parts_that_are_none_have_no_file_and_load_as_none(tmp_path: Path, make_snapshot: Any) -> None:
-    path = write_checkpoint(make_snapshot(3, optimizer=None, scheduler=None, scaler=None, randomness=None), tmp_path)
+    nothing = dict.fromkeys(["optimizer", "scheduler", "scaler", "randomness"])
+    path = write_checkpoint(make_snapshot(3, **nothing, extra={}), tmp_path)
     assert find_damage(path) == []
     assert load_optimizer(path) is load_scheduler(path) is load_scaler(path) is load_randomness(path) is None
+    assert load_data_state(path) is load_update(path) is None
 
 
 def test_a_state_dict_in_place_of_the_model_is_written_the_same(tmp_path: Path, make_snapshot: Any) -> None:
@@ -149,6 +160,10 @@ class _Custom:
         ("optimizer", {"state": {0: _Custom()}}, r"optimizer\.pt would hold .*_Custom"),
         ("scheduler", {"function": np.mean}, r"scheduler\.pt would hold numpy"),
         ("scheduler", {"array": np.ones(2)}, r"scheduler\.pt would hold .*numpy"),
+        ("extra", {"data_state.pt": {"thing": _Custom()}}, r"data_state\.pt would hold .*_Custom"),
+        ("extra", {"update.pt": [{"a": np.array([None])}]}, r"update\.pt would hold an array of object"),
+        ("extra", {"update.pt": {"a": (np.array(["text"]),)}}, r"update\.pt would hold an array of <U4"),
+        ("extra", {"model.safetensors": 1}, r"model\.safetensors is a file of the checkpoint already"),
         ("loopwright_state", {"thing": _Custom()}, "not JSON serializable"),
         ("trainer_state", TrainerState(log_history=[{"thing": _Custom()}]), "_Custom"),
     ],
@@ -197,22 +212,25 @@ _DISK_FULL = """
 import resource, sys
 from pathlib import Path
 import torch
+from loopwright._support import files
 from loopwright.checkpoint import Snapshot, find_damage, write_checkpoint
 from loopwright.errors import CheckpointError
 from loopwright.state import TrainerState
 
 output_dir = Path(sys.argv[1])
 
-def snapshot(step, model, optimizer):
+files._PIECE = 30_000  # so that the disk is at work while the file is written
+
+def snapshot(step, model, optimizer, extra=None):
     return Snapshot(step=step, model=model, optimizer=optimizer, trainer_state=TrainerState(global_step=step),
-                    loopwright_state={"run_id": "a"}, training_args_json="{}")
+                    loopwright_state={"run_id": "a"}, training_args_json="{}", extra=extra or {})
 
 small, large = {"w": torch.zeros(10)}, {"w": torch.zeros(100_000)}
 write_checkpoint(snapshot(1, small, small), output_dir)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-for step, model, optimizer in ((2, large, small), (3, small, large), (1, small, large)):
+for step, *parts in ((2, large, small), (3, small, large), (1, small, large), (5, small, small, {"update.pt": large})):
     try:
-        write_checkpoint(snapshot(step, model, optimizer), output_dir)
+        write_checkpoint(snapshot(step, *parts), output_dir)
     except CheckpointError as error:
         assert f"checkpoint-{step} could not be saved" in str(error) and "File too large" in str(error), error
         assert error.__cause__ is not None
@@ -235,3 +253,53 @@ def test_a_full_disk_fails_the_save_and_nothing_else(tmp_path: Path) -> None:
 def test_snapshots_name_their_parts() -> None:
     with pytest.raises(TypeError):
         Snapshot(1, {}, TrainerState(), {}, "{}")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("dtype", ["?", "i1", "u2", "i4", "i8", "f2", "f4", "f8", "c16"])
+def test_arrays_of_numbers_of_every_width_survive_in_extra_files(
+    tmp_path: Path, make_snapshot: Any, dtype: str
+) -> None:
+    state = {"x": np.arange(6).reshape(2, 3).astype(dtype), "nested": [(np.float64(0.5), np.ones(1, dtype))]}
+    path = write_checkpoint(make_snapshot(10, extra={"data_state.pt": state}), tmp_path)
+    found: Any = load_data_state(path)
+    assert same(found["x"], state["x"])
+    assert same(found["nested"], [(0.5, np.ones(1, dtype))])
+
+
+def test_a_checkpoint_is_written_beside_a_thread_that_reads_arrays(tmp_path: Path, make_snapshot: Any) -> None:
+    before = torch.serialization.get_safe_globals()
+    with numpy_arrays_allowed(), ThreadPoolExecutor(1) as beside:
+        during = torch.serialization.get_safe_globals()
+        path = beside.submit(write_checkpoint, make_snapshot(10), tmp_path).result(timeout=60)
+        assert set(torch.serialization.get_safe_globals()) == set(during)
+    assert torch.serialization.get_safe_globals() == before
+    assert find_damage(path) == []
+
+
+def test_no_thread_takes_the_permission_to_read_arrays_from_another(checkpoint: Path) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with numpy_arrays_allowed():
+            entered.set()
+            leave.wait(60)
+
+    with ThreadPoolExecutor(2) as threads:
+        holding = threads.submit(hold)
+        assert entered.wait(60)
+        reading = threads.submit(load_randomness, checkpoint)
+        with pytest.raises(TimeoutError):
+            reading.result(timeout=0.2)
+        leave.set()
+        holding.result(timeout=60)
+        assert reading.result(timeout=60) is not None
+
+
+def test_two_threads_that_write_into_one_directory_do_not_clear_each_other_away(
+    tmp_path: Path, make_snapshot: Any
+) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        steps = [1, 2] * 10
+        paths = list(threads.map(lambda step: write_checkpoint(make_snapshot(step), tmp_path), steps))
+    assert sorted(tmp_path.iterdir()) == sorted(set(paths))
+    assert all(find_damage(path) == [] for path in set(paths))

@@ -9,8 +9,8 @@ import torch
 import transformers
 from torch import nn
 
-from loopwright.data.samplers import BeginLater, EpochSampler
-from loopwright.errors import ArgumentError, DataError
+from loopwright.data.samplers import EpochSampler
+from loopwright.errors import ArgumentError
 
 
 class _Positions(torch.utils.data.Dataset):
@@ -107,16 +107,3 @@ def test_an_iterator_that_is_never_read_leaves_the_position():
     sampler.skip(3)
     iter(sampler)
     assert list(sampler) == [3, 4]
-
-
-def test_any_batch_sampler_can_begin_later():
-    later = BeginLater([[0, 1], [2, 3], [4]], 2)
-    assert len(later) == 3
-    assert not later.was_asked
-    assert list(later) == [[4]]
-    assert later.was_asked
-
-
-def test_beginning_beyond_the_end_is_an_error():
-    with pytest.raises(DataError, match="after batch 4 of the epoch: the data has only 3"):
-        list(BeginLater([[0, 1], [2, 3], [4]], 4))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         step_of,
     )
     from loopwright.checkpoint.reader import (
+        load_data_state,
         load_loopwright_state,
         load_model_weights,
         load_optimizer,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         load_scaler,
         load_scheduler,
         load_trainer_state,
+        load_update,
     )
     from loopwright.checkpoint.rotation import rotate
     from loopwright.checkpoint.snapshot import Snapshot
@@ -40,6 +42,7 @@ __all__ = [
     "find_damage",
     "get_last_checkpoint",
     "list_checkpoints",
+    "load_data_state",
     "load_loopwright_state",
     "load_model_weights",
     "load_optimizer",
@@ -47,6 +50,7 @@ __all__ = [
     "load_scaler",
     "load_scheduler",
     "load_trainer_state",
+    "load_update",
     "newest_whole",
     "require_whole",
     "rotate",
@@ -59,6 +63,7 @@ _NAMES_BY_HOME = {
     "hidden": ("clear_leftovers",),
     "layout": ("PREFIX_CHECKPOINT_DIR", "checkpoint_dir", "get_last_checkpoint", "list_checkpoints", "step_of"),
     "reader": (
+        "load_data_state",
         "load_loopwright_state",
         "load_model_weights",
         "load_optimizer",
@@ -66,6 +71,7 @@ _NAMES_BY_HOME = {
         "load_scaler",
         "load_scheduler",
         "load_trainer_state",
+        "load_update",
     ),
     "rotation": ("rotate",),
     "snapshot": ("Snapshot",),

@@ -3,6 +3,9 @@
     <output_dir>/checkpoint-<step>/
         model.safetensors            weights (or what the model's own save_pretrained writes)
         optimizer.pt  scheduler.pt  scaler.pt  rng_state.pth
+        data_state.pt                where in the data it is, and what its epoch began with
+        update.pt                    gradients and batches of an unfinished update; only where training was
+                                     interrupted inside one
         trainer_state.json           transformers' keys and no other
         loopwright_state.json        everything of ours
         training_args.json
@@ -28,6 +31,8 @@ OPTIMIZER_NAME = "optimizer.pt"
 SCHEDULER_NAME = "scheduler.pt"
 SCALER_NAME = "scaler.pt"
 RANDOMNESS_NAME = "rng_state.pth"
+DATA_STATE_NAME = "data_state.pt"
+UPDATE_NAME = "update.pt"
 LOOPWRIGHT_STATE_NAME = "loopwright_state.json"
 TRAINING_ARGS_NAME = "training_args.json"
 MANIFEST_NAME = "manifest.json"
@@ -36,7 +41,7 @@ MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAMES = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, PICKLED_WEIGHTS_NAME, PICKLED_WEIGHTS_INDEX_NAME)
 # What PEFT writes in their place.
 ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
-STATE_NAMES = (OPTIMIZER_NAME, SCHEDULER_NAME, SCALER_NAME, RANDOMNESS_NAME)
+STATE_NAMES = (OPTIMIZER_NAME, SCHEDULER_NAME, SCALER_NAME, RANDOMNESS_NAME, DATA_STATE_NAME, UPDATE_NAME)
 REQUIRED_NAMES = (TRAINER_STATE_NAME, LOOPWRIGHT_STATE_NAME)
 
 _CHECKPOINT = re.compile(PREFIX_CHECKPOINT_DIR + r"-([0-9]+)")

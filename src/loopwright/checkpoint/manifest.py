@@ -1,35 +1,37 @@
 """Write and read `manifest.json`: which files a checkpoint consists of, how large they are, and their digests.
 
-    {"format": 1, "algorithm": "sha256", "written_at": 1700000000.0,
+    {"format": 1, "algorithm": "xxh128", "written_at": 1700000000.0,
      "files": {"model.safetensors": {"size": 12, "digest": "..."}, ...},
      "digest": "..."}
 
-The last one is the digest of all the rest, so that a change of the manifest itself shows too.
+The last one is the digest of all the rest, so that a change of the manifest itself shows too. Digests are XXH3's of
+128 bits (SHA-256 in older checkpoints, which are read as well). They tell of accidents and are not cryptographic, nor
+would that help: who can change a file can change the manifest. What protects from a hostile checkpoint is that nothing
+in it is ever executed.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loopwright._support.files import DIGEST_ALGORITHM, digest_file, sync_file
+from loopwright._support.files import (
+    DIGEST_ALGORITHM,
+    KNOWN_ALGORITHMS,
+    FileRecord,
+    digest_bytes,
+    sync_and_digest,
+    write_text,
+)
 from loopwright.checkpoint.layout import MANIFEST_NAME, why_unreadable
-from loopwright.errors import CheckpointDamaged
+from loopwright.errors import CheckpointDamaged, CheckpointError
 
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """One file as it was written: bytes, and the hex digest of them."""
-
-    size: int
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Manifest:
 
     files: dict[str, FileRecord]
     written_at: float
+    algorithm: str = DIGEST_ALGORITHM
 
 
 def files_in(directory: Path) -> Iterator[Path]:
@@ -47,16 +50,32 @@ def files_in(directory: Path) -> Iterator[Path]:
             yield path
 
 
-def write_manifest(directory: Path) -> None:
-    """Describe all files in `directory` in its manifest, and sync that to the disk."""
-    files = {
-        path.relative_to(directory).as_posix(): {"size": path.stat().st_size, "digest": digest_file(path)}
-        for path in files_in(directory)
+def write_manifest(directory: Path, known: Mapping[str, FileRecord]) -> None:
+    """Describe all files in `directory` in its manifest; on return they and it are on the disk.
+
+    Arguments:
+        directory: Where the files are.
+        known: The files that are synced already, by relative path, as they were written. All others are synced here,
+            and digested by reading them.
+
+    Raises:
+        CheckpointError: a file is not as long as was written, or gone.
+        OSError: a file could not be read or synced, or the manifest not be written.
+    """
+    found = {path.relative_to(directory).as_posix(): path for path in files_in(directory)}
+    for name, record in known.items():
+        size = found[name].stat().st_size if name in found else None
+        if size != record.size:
+            there = "is gone" if size is None else f"has {size} bytes on the disk"
+            raise CheckpointError(f"{name} {there}, and {record.size} were written")
+    records = {name: known.get(name) or sync_and_digest(path) for name, path in found.items()}
+    body = {
+        "format": FORMAT_VERSION,
+        "algorithm": DIGEST_ALGORITHM,
+        "written_at": time.time(),
+        "files": {name: dataclasses.asdict(record) for name, record in records.items()},
     }
-    body = {"format": FORMAT_VERSION, "algorithm": DIGEST_ALGORITHM, "written_at": time.time(), "files": files}
-    manifest = directory / MANIFEST_NAME
-    manifest.write_text(json.dumps(body | {"digest": _digest_of(body)}, indent=2) + "\n", encoding="utf-8")
-    sync_file(manifest)
+    write_text(directory / MANIFEST_NAME, json.dumps(body | {"digest": _digest_of(body)}, indent=2) + "\n")
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -79,16 +98,15 @@ def read_manifest(directory: Path) -> Manifest:
 def _parse(body: dict[str, Any]) -> Manifest:
     if body["format"] != FORMAT_VERSION:
         raise CheckpointDamaged(f"format {body['format']!r}; this version of Loopwright reads {FORMAT_VERSION}")
+    if (algorithm := body["algorithm"]) not in KNOWN_ALGORITHMS:
+        known = " and ".join(sorted(KNOWN_ALGORITHMS))
+        raise CheckpointDamaged(f"digests by {algorithm!r}; this version of Loopwright knows {known}")
     if body.pop("digest") != _digest_of(body):
         raise CheckpointDamaged("changed since it was written")
-    if body["algorithm"] != DIGEST_ALGORITHM:
-        raise CheckpointDamaged(
-            f"digests by {body['algorithm']!r}; this version of Loopwright knows {DIGEST_ALGORITHM}"
-        )
     files = {name: FileRecord(int(file["size"]), str(file["digest"])) for name, file in body["files"].items()}
-    return Manifest(files, float(body["written_at"]))
+    return Manifest(files, float(body["written_at"]), algorithm)
 
 
 def _digest_of(body: dict[str, Any]) -> str:
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.new(DIGEST_ALGORITHM, canonical.encode()).hexdigest()
+    return digest_bytes(canonical.encode(), body["algorithm"])

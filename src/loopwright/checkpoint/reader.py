@@ -15,11 +15,13 @@ from torch import nn
 
 from loopwright._support.log import get_logger
 from loopwright.checkpoint.layout import (
+    DATA_STATE_NAME,
     LOOPWRIGHT_STATE_NAME,
     OPTIMIZER_NAME,
     RANDOMNESS_NAME,
     SCALER_NAME,
     SCHEDULER_NAME,
+    UPDATE_NAME,
     why_unreadable,
 )
 from loopwright.checkpoint.plain_files import first_line, load_plain, numpy_arrays_allowed
@@ -84,6 +86,18 @@ def load_randomness(directory: Path | str) -> dict[str, Any] | None:
     """Return the random states, for `restore_randomness`; None where none were saved."""
     with numpy_arrays_allowed():
         return _load_state(Path(directory), RANDOMNESS_NAME)
+
+
+def load_data_state(directory: Path | str) -> dict[str, Any] | None:
+    """Return where in the data the run was, and what its epoch began with; None where that was not saved."""
+    with numpy_arrays_allowed():
+        return _load_state(Path(directory), DATA_STATE_NAME)
+
+
+def load_update(directory: Path | str) -> dict[str, Any] | None:
+    """Return gradients and batches of the update that was interrupted, on the CPU; None where none was."""
+    with numpy_arrays_allowed():
+        return _load_state(Path(directory), UPDATE_NAME)
 
 
 def load_trainer_state(directory: Path | str) -> TrainerState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -28,6 +28,9 @@ class Snapshot:
         scaler: The gradient scaler's.
         randomness: What `capture_randomness` returned.
         processing_class: A tokenizer or processor to save with the model, by its own `save_pretrained`.
+        model_state: The state dict of the unwrapped model, to be written in place of what the model holds by then.
+            Names that are tied to each other share their storage in it, as in the model's own.
+        extra: Further files by name, each a tensor, plain value or NumPy array, or a nest of them.
     """
 
     step: int
@@ -40,3 +43,5 @@ class Snapshot:
     scaler: dict[str, Any] | None = None
     randomness: dict[str, Any] | None = None
     processing_class: Any = None
+    model_state: dict[str, Any] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)

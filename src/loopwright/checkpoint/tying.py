@@ -17,18 +17,6 @@ def tied_names(state: Mapping[str, Any]) -> list[list[str]]:
     return [sorted(names) for names in groups.values() if len(names) > 1]
 
 
-def without_overlaps(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors, each contiguous and none sharing bytes with another: safetensors takes no others."""
-    result = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    ends: dict[object, int] = {}
-    for name, tensor in sorted(result.items(), key=lambda item: item[1].data_ptr()):
-        storage = (tensor.device, tensor.untyped_storage().data_ptr())
-        if tensor.data_ptr() < ends.get(storage, 0):
-            result[name] = tensor.clone()
-        ends[storage] = max(ends.get(storage, 0), tensor.data_ptr() + tensor.numel() * tensor.element_size())
-    return result
-
-
 def _place(tensor: torch.Tensor) -> object:
     """Return what tells this tensor's memory from any other's; None where it has none."""
     try:

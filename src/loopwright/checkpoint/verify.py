@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from loopwright._support.files import digest_file
+from loopwright._support.files import FileRecord, digest_file
 from loopwright._support.log import get_logger
 from loopwright.checkpoint.layout import (
     ADAPTER_NAMES,
@@ -27,7 +27,7 @@ from loopwright.checkpoint.layout import (
     list_checkpoints,
     why_unreadable,
 )
-from loopwright.checkpoint.manifest import FileRecord, Manifest, read_manifest
+from loopwright.checkpoint.manifest import Manifest, read_manifest
 from loopwright.checkpoint.plain_files import first_line
 from loopwright.checkpoint.reader import load_trainer_state
 from loopwright.checkpoint.weights import weight_files
@@ -100,15 +100,16 @@ def _damage_of_list(directory: Path, manifest: Manifest) -> Iterator[str]:
 
 def _damage_of_files(directory: Path, manifest: Manifest) -> Iterator[str]:
     for name, record in manifest.files.items():
-        if reason := why_unreadable(directory, name) or _difference(directory / name, record):
+        if reason := why_unreadable(directory, name) or _difference(directory / name, record, manifest.algorithm):
             yield f"{name}: {reason}"
 
 
-def _difference(file: Path, record: FileRecord) -> str | None:
+def _difference(file: Path, record: FileRecord, algorithm: str) -> str | None:
     try:
         if (size := file.stat().st_size) != record.size:
             return f"has {size} bytes, was written with {record.size}"
-        return None if digest_file(file) == record.digest else "its content has changed since it was written"
+        same = digest_file(file, algorithm) == record.digest
+        return None if same else "its content has changed since it was written"
     except OSError as error:
         return f"can't be read: {error.strerror}"
 

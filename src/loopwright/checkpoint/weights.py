@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
 import os
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
+from loopwright._support.files import FileRecord
 from loopwright.checkpoint.layout import (
     ADAPTER_NAMES,
     PICKLED_WEIGHTS_INDEX_NAME,
@@ -25,14 +24,20 @@ from loopwright.checkpoint.layout import (
     why_unreadable,
 )
 from loopwright.checkpoint.plain_files import first_line, load_plain, save_plain
-from loopwright.checkpoint.tying import tied_names, without_overlaps
+from loopwright.checkpoint.tensor_file import is_storable, write_tensors
+from loopwright.checkpoint.tying import tied_names
 from loopwright.errors import CheckpointDamaged, CheckpointError
 from loopwright.runtime.wrapping import unwrap_model
 
 _INDEXES = frozenset({WEIGHTS_INDEX_NAME, PICKLED_WEIGHTS_INDEX_NAME})
 
 
-def write_model(model: nn.Module | Mapping[str, Any], directory: Path | str, processing_class: Any = None) -> None:
+def write_model(
+    model: nn.Module | Mapping[str, Any],
+    directory: Path | str,
+    processing_class: Any = None,
+    state: Mapping[str, Any] | None = None,
+) -> dict[str, FileRecord]:
     """Write the model's weights, and its configuration where it has one, into `directory`.
 
     Arguments:
@@ -40,34 +45,48 @@ def write_model(model: nn.Module | Mapping[str, Any], directory: Path | str, pro
             (`pytorch_model.bin` where safetensors can't hold it). A state dict may be given itself.
         directory: Made where it doesn't exist.
         processing_class: Written by its `save_pretrained`, where it has one.
+        state: A state dict of the unwrapped model to write instead of what it holds now. A `save_pretrained` that
+            names no `state_dict` isn't called then, only its `config`'s.
+
+    Returns:
+        By name, size and digest of the files that are known without reading them; those are on the disk.
 
     Raises:
         CheckpointError: the state dict holds what can't be read back without executing a pickle.
+        OSError: a file could not be written. Whatever a `save_pretrained` raises passes too.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(model, nn.Module):
         model = unwrap_model(model)
-    if callable(getattr(model, "save_pretrained", None)):
-        _save_pretrained(model, directory)
-    else:
-        write_state(model, directory)
+    # What others write comes first: no one then touches a file after it was digested on its way to the disk.
+    saves_itself = callable(getattr(model, "save_pretrained", None)) and _save_pretrained(model, directory, state)
     if callable(getattr(processing_class, "save_pretrained", None)):
         processing_class.save_pretrained(str(directory))
+    return {} if saves_itself else write_state(model if state is None else state, directory)
 
 
-def write_state(model: nn.Module | Mapping[str, Any], directory: Path) -> None:
-    """Write the model's state dict, in place of one that is there, whether or not the model could save itself."""
+def write_state(model: nn.Module | Mapping[str, Any], directory: Path) -> dict[str, FileRecord]:
+    """Write the model's state dict, in place of one that is there, whether or not the model could save itself.
+
+    Returns:
+        Size and digest of the file, by its name.
+
+    Raises:
+        CheckpointError: the state dict holds what can't be read back without executing a pickle.
+        OSError: the file could not be written.
+    """
     state = unwrap_model(model).state_dict() if isinstance(model, nn.Module) else model
     if all(_fits_safetensors(value) for value in state.values()):
         written = WEIGHTS_NAME
-        _write_safetensors(state, directory / written)
+        record = _write_safetensors(state, directory / written)
     else:
         written = PICKLED_WEIGHTS_NAME
-        save_plain(dict(state), directory / written)
+        record = save_plain(dict(state), directory / written)
     for name in WEIGHTS_NAMES:  # one left by an earlier save_model might be taken for the newer
         if name != written:
             (directory / name).unlink(missing_ok=True)
+    return {written: record}
 
 
 def read_weights(directory: Path, names: Collection[str]) -> dict[str, Any]:
@@ -102,31 +121,32 @@ def weight_files(directory: Path) -> list[str]:
     raise CheckpointError(f"no weights in {directory}: it has none of {', '.join(WEIGHTS_NAMES)}")
 
 
-def _save_pretrained(model: Any, directory: Path) -> None:
+def _save_pretrained(model: Any, directory: Path, state: Mapping[str, Any] | None) -> bool:
+    """Let the model write itself; return False where it can't write `state`, and only its config is written."""
     parameters = inspect.signature(model.save_pretrained).parameters
-    # Only where it is named: **kwargs may take it for something else.
-    wanted = {"safe_serialization": True} if "safe_serialization" in parameters else {}
-    model.save_pretrained(str(directory), **wanted)
-
-
-def _fits_safetensors(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.layout is torch.strided and _is_known(value.dtype)
-
-
-@functools.cache
-def _is_known(dtype: torch.dtype) -> bool:
-    try:
-        safetensors.torch.save({"": torch.empty(0, dtype=dtype)})
-    except (KeyError, ValueError, RuntimeError):  # complex128, quantized and sub-byte kinds
+    # Only where they are named: **kwargs may take them for something else.
+    if state is not None and "state_dict" not in parameters:
+        config: Any = getattr(model, "config", None)
+        if callable(getattr(config, "save_pretrained", None)):
+            config.save_pretrained(str(directory))
         return False
+    # A copy of the dict: transformers takes the tensors out of the one it is given.
+    wanted: dict[str, Any] = {} if state is None else {"state_dict": dict(state)}
+    if "safe_serialization" in parameters:
+        wanted["safe_serialization"] = True
+    model.save_pretrained(str(directory), **wanted)
     return True
 
 
-def _write_safetensors(state: Mapping[str, torch.Tensor], file: Path) -> None:
+def _fits_safetensors(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided and is_storable(value.dtype)
+
+
+def _write_safetensors(state: Mapping[str, torch.Tensor], file: Path) -> FileRecord:
     # As safetensors.torch.save_model: tied weights are written once, and the metadata say under which other names.
     aliases = {alias: kept for kept, *others in tied_names(state) for alias in others}
-    tensors = without_overlaps({name: tensor for name, tensor in state.items() if name not in aliases})
-    safetensors.torch.save_file(tensors, file, metadata={"format": "pt", **aliases})
+    tensors = {name: tensor for name, tensor in state.items() if name not in aliases}
+    return write_tensors(tensors, file, {"format": "pt", **aliases})
 
 
 def _read_file(directory: Path, name: str, names: Collection[str]) -> dict[str, Any]:

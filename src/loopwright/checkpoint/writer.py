@@ -1,16 +1,20 @@
 """Write a checkpoint so that it exists whole or not at all, whenever the process is killed.
 
-hidden directory ── every file ── synced ── manifest ── synced ── renamed to checkpoint-<step> ── parent synced
+hidden directory ── every file, synced ── manifest, synced ── renamed to checkpoint-<step> ── parent synced
+
+The digests of the manifest are taken of the bytes on their way into the files, and the disk is at work while they are
+written. Only what others write (a model's own save_pretrained, a processing class) is read again.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from loopwright._support.files import sync_directory, sync_file
+from loopwright._support.files import FileRecord, sync_directory, write_text
 from loopwright.checkpoint.hidden import clear_leftovers, hide, remove_tree, scratch_directory
 from loopwright.checkpoint.layout import (
     ADAPTER_NAMES,
@@ -23,39 +27,46 @@ from loopwright.checkpoint.layout import (
     WEIGHTS_NAMES,
     checkpoint_dir,
 )
-from loopwright.checkpoint.manifest import files_in, write_manifest
-from loopwright.checkpoint.plain_files import first_line, numpy_arrays_allowed, save_plain
+from loopwright.checkpoint.manifest import write_manifest
+from loopwright.checkpoint.pins import is_pinned, pin
+from loopwright.checkpoint.plain_files import first_line, save_plain
 from loopwright.checkpoint.snapshot import Snapshot
 from loopwright.checkpoint.weights import write_model, write_state
 from loopwright.errors import CheckpointError
 from loopwright.state import TRAINER_STATE_NAME
+
+_one_at_a_time = threading.Lock()
 
 
 def write_checkpoint(snapshot: Snapshot, output_dir: Path | str) -> Path:
     """Write `snapshot` to `<output_dir>/checkpoint-<step>` and return that path once it is durable.
 
     One of that name that is there already is replaced: until the rename it is the old one, whole, and then the new one.
+    May run in a thread beside the training: nothing that belongs to the process is changed. Two in one process wait for
+    each other.
 
     Raises:
         CheckpointError: it could not be written; nothing is left of it, and all other checkpoints stand.
     """
     checkpoint = checkpoint_dir(output_dir, snapshot.step)
-    try:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(checkpoint.parent)
-        with scratch_directory(checkpoint) as scratch:
-            _write_files(snapshot, scratch)
-            _sync_files(scratch)
-            write_manifest(scratch)
-            _sync_directories(scratch)
-            _publish(scratch, checkpoint)
-    except Exception as error:  # a model's own save_pretrained may raise anything
-        raise CheckpointError(f"{checkpoint} could not be saved: {_reason(error)}") from error
+    # Each begins by clearing away what belongs to no living process: the other's directory, in its first instant or
+    # its last, would look like that.
+    with _one_at_a_time:
+        try:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            clear_leftovers(checkpoint.parent)
+            with scratch_directory(checkpoint) as scratch:
+                write_manifest(scratch, _write_files(snapshot, scratch))
+                _sync_directories(scratch)
+                _publish(scratch, checkpoint)
+        except Exception as error:  # a model's own save_pretrained may raise anything
+            raise CheckpointError(f"{checkpoint} could not be saved: {_reason(error)}") from error
     return checkpoint
 
 
-def _write_files(snapshot: Snapshot, directory: Path) -> None:
-    _write_model(snapshot, directory)
+def _write_files(snapshot: Snapshot, directory: Path) -> dict[str, FileRecord]:
+    """Write all files but the manifest; return those known without reading them, which are on the disk already."""
+    written = _write_model(snapshot, directory)
     states = {
         OPTIMIZER_NAME: snapshot.optimizer,
         SCHEDULER_NAME: snapshot.scheduler,
@@ -63,29 +74,29 @@ def _write_files(snapshot: Snapshot, directory: Path) -> None:
     }
     for name, state in states.items():
         if state is not None:
-            save_plain(state, directory / name)
+            written[name] = save_plain(state, directory / name)
     if snapshot.randomness is not None:
-        with numpy_arrays_allowed():
-            save_plain(snapshot.randomness, directory / RANDOMNESS_NAME)
+        written[RANDOMNESS_NAME] = save_plain(snapshot.randomness, directory / RANDOMNESS_NAME, arrays=True)
     texts = {
         TRAINER_STATE_NAME: snapshot.trainer_state.to_json(),
         LOOPWRIGHT_STATE_NAME: json.dumps(snapshot.loopwright_state, indent=2) + "\n",
         TRAINING_ARGS_NAME: snapshot.training_args_json,
     }
     for name, text in texts.items():
-        (directory / name).write_text(text, encoding="utf-8")
+        written[name] = write_text(directory / name, text)
+    for name, value in snapshot.extra.items():
+        if (directory / name).exists():
+            raise CheckpointError(f"{name} is a file of the checkpoint already, and can't be an extra one")
+        written[name] = save_plain(value, directory / name, arrays=True)
+    return written
 
 
-def _write_model(snapshot: Snapshot, directory: Path) -> None:
-    write_model(snapshot.model, directory, snapshot.processing_class)
-    if not any((directory / name).exists() for name in (*WEIGHTS_NAMES, *ADAPTER_NAMES)):
-        # It has a save_pretrained that writes a format of its own: a resume couldn't read that.
-        write_state(snapshot.model, directory)
-
-
-def _sync_files(directory: Path) -> None:
-    for path in files_in(directory):
-        sync_file(path)
+def _write_model(snapshot: Snapshot, directory: Path) -> dict[str, FileRecord]:
+    written = write_model(snapshot.model, directory, snapshot.processing_class, snapshot.model_state)
+    if any((directory / name).exists() for name in (*WEIGHTS_NAMES, *ADAPTER_NAMES)):
+        return written
+    # It has a save_pretrained that writes a format of its own: a resume couldn't read that.
+    return written | write_state(snapshot.model if snapshot.model_state is None else snapshot.model_state, directory)
 
 
 def _sync_directories(directory: Path) -> None:
@@ -100,6 +111,8 @@ def _directories_in(directory: Path) -> Iterator[Path]:
 
 def _publish(scratch: Path, checkpoint: Path) -> None:
     """Give the finished directory its name."""
+    if is_pinned(checkpoint):  # what takes its place stays pinned
+        pin(scratch)
     replaced = hide(checkpoint, "old") if os.path.lexists(checkpoint) else None
     try:
         scratch.rename(checkpoint)

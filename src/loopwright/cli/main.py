@@ -12,17 +12,19 @@ import sys
 import typer
 
 from loopwright import __version__
-from loopwright.cli import runs, sync
+from loopwright.cli import checkpoints, runs, sync, verify
 from loopwright.errors import LoopwrightError
 
 app = typer.Typer(
     name="loopwright",
-    help="Look at training runs, and deliver what they logged.",
+    help="Look at training runs and their checkpoints, and deliver what was logged.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 app.command("sync")(sync.sync)
 app.command("runs")(runs.runs)
+app.command("checkpoints")(checkpoints.checkpoints)
+app.command("verify")(verify.verify)
 
 
 def _show_version(wanted: bool) -> None:
@@ -37,7 +39,7 @@ def options(
         False, "--version", help="Print the version and end.", callback=_show_version, is_eager=True
     ),
 ) -> None:
-    """Look at training runs, and deliver what they logged."""
+    """Look at training runs and their checkpoints, and deliver what was logged."""
 
 
 def main() -> None:

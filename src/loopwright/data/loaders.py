@@ -1,4 +1,4 @@
-"""Build data loaders, begin their epochs, and continue them in the middle.
+"""Build data loaders, and begin their epochs.
 
 Randomness: a loader built here draws from a generator of its own, set by seed and epoch, for the seeds of its workers.
 Beginning an epoch thus leaves torch's global random stream where it was, for dropout and the like.
@@ -6,37 +6,28 @@ Beginning an epoch thus leaves torch's global random stream where it was, for dr
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
-from loopwright.data.samplers import BeginLater, EpochSampler, step_over, too_few_batches
+from loopwright._support.extras import is_installed, require
+from loopwright.data.samplers import EpochSampler
 from loopwright.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
 
 Collate = Callable[[list[Any]], Any]
-OnSkip = Callable[[int, int], None]
-
-_SKIP_REPORTS = 10
 
 
-class SeededLoader(DataLoader[Any]):
-    """A `DataLoader` whose workers' seeds depend on its seed and the epoch, not on what was drawn before.
-
-    Arguments:
-        dataset: As for `DataLoader`.
-        seed: With the epoch's number, decides the seeds of the workers.
-        options: As for `DataLoader`, but for `generator`.
-    """
+class _Seeded:
+    generator: torch.Generator
 
     def __init__(self, dataset: Any, *, seed: int, **options: Any) -> None:
-        super().__init__(dataset, generator=torch.Generator(), **options)
+        super().__init__(dataset, generator=torch.Generator(), **options)  # type: ignore[call-arg]  # DataLoader's
         self.seed = seed
         self.set_epoch(0)
 
@@ -44,6 +35,16 @@ class SeededLoader(DataLoader[Any]):
         """Put the generator to where it is at the beginning of epoch `epoch`."""
         # Not the sum that EpochSampler takes, so that seed 1's epoch 0 is not seed 0's epoch 1. torch uses 32 bits.
         self.generator.manual_seed((self.seed * 1_000_003 + epoch) % 2**32)
+
+
+class SeededLoader(_Seeded, DataLoader[Any]):
+    """A `DataLoader` whose workers' seeds depend on its seed and the epoch, not on what was drawn before.
+
+    Arguments:
+        dataset: As for `DataLoader`.
+        seed: With the epoch's number, decides the seeds of the workers.
+        options: As for `DataLoader`, but for `generator`.
+    """
 
 
 def build_train_loader(
@@ -55,6 +56,9 @@ def build_train_loader(
     batch_size: int,
 ) -> DataLoader[Any]:
     """Return the loader to train with.
+
+    Where the position is in the state of a dataset that workers read, it is torchdata's `StatefulDataLoader`, which
+    brings that state from there, if that is installed.
 
     Arguments:
         dataset: Map-style or an `IterableDataset`, of torch or `datasets`.
@@ -69,7 +73,8 @@ def build_train_loader(
     if sampler is None and not isinstance(dataset, IterableDataset):
         sampler = _train_sampler(dataset, args)
     options = _loader_options(args) | {"sampler": sampler, "drop_last": args.dataloader_drop_last}
-    return SeededLoader(dataset, seed=_data_seed(args), collate_fn=collate, batch_size=batch_size, **options)
+    kind = _stateful_loader() if args.dataloader_num_workers and _is_stateful_stream(dataset) else SeededLoader
+    return kind(dataset, seed=data_seed(args), collate_fn=collate, batch_size=batch_size, **options)
 
 
 def build_eval_loader(
@@ -77,11 +82,24 @@ def build_eval_loader(
 ) -> DataLoader[Any]:
     """Return the loader to evaluate or predict with: in order, and all of it."""
     options = _loader_options(args)
-    return SeededLoader(dataset, seed=_data_seed(args), collate_fn=collate, batch_size=batch_size, **options)
+    return SeededLoader(dataset, seed=data_seed(args), collate_fn=collate, batch_size=batch_size, **options)
 
 
 def begin_epoch(loader: Any, epoch: int) -> None:
     """Tell every part of `loader` that has a `set_epoch` (itself, samplers, dataset) that epoch `epoch` begins."""
+    for part in parts_of(loader):
+        if callable(set_epoch := getattr(part, "set_epoch", None)):
+            set_epoch(epoch)
+
+
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """Return the random generators that the parts of `loader` draw from, where they have one of their own."""
+    found = (getattr(part, "generator", None) for part in parts_of(loader))
+    return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
+
+
+def parts_of(loader: Any) -> list[Any]:
+    """Return `loader`, its batch sampler, samplers and dataset, each once."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     parts = (
         loader,
@@ -91,31 +109,7 @@ def begin_epoch(loader: Any, epoch: int) -> None:
         getattr(loader, "sampler", None),
         getattr(loader, "dataset", None),
     )
-    for part in {id(part): part for part in parts}.values():
-        if callable(set_epoch := getattr(part, "set_epoch", None)):
-            set_epoch(epoch)
-
-
-def iterate_from(loader: Iterable[Any], num_batches_to_skip: int, *, on_skip: OnSkip | None = None) -> Iterator[Any]:
-    """Return an iterator over `loader` that begins after so many of this epoch's batches.
-
-    Map-style data: no example of a skipped batch is loaded; with an `EpochSampler` the position costs nothing, with
-    other samplers their indices are stepped over. Other data is read and thrown away before this returns: set the
-    random states that the epoch began with before, and those of the position after.
-
-    Arguments:
-        loader: A `DataLoader`, or any iterable of batches.
-        num_batches_to_skip: The position.
-        on_skip: Called as `on_skip(done, total)` about ten times while batches are thrown away.
-
-    Raises:
-        DataError: the epoch has fewer batches.
-    """
-    if num_batches_to_skip <= 0:
-        return iter(loader)
-    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
-        return _iterate_indices_from(loader, num_batches_to_skip, on_skip)
-    return _replay(loader, num_batches_to_skip, on_skip)
+    return list({id(part): part for part in parts}.values())
 
 
 def has_length(thing: Any) -> bool:
@@ -160,7 +154,8 @@ def find_batch_size(batch: Any) -> int | None:
     return None
 
 
-def _data_seed(args: TrainingArguments) -> int:
+def data_seed(args: TrainingArguments) -> int:
+    """Return the seed of everything that is drawn at random for the data."""
     return args.seed if args.data_seed is None else args.data_seed
 
 
@@ -173,7 +168,7 @@ def _train_sampler(dataset: Any, args: TrainingArguments) -> EpochSampler:
             f"can't train on a {type(dataset).__name__}: it has no length. Give it a __len__, or let it inherit "
             "torch.utils.data.IterableDataset if it is read from beginning to end"
         )
-    return EpochSampler(len(dataset), seed=_data_seed(args), shuffle=strategy == "random")
+    return EpochSampler(len(dataset), seed=data_seed(args), shuffle=strategy == "random")
 
 
 def _loader_options(args: TrainingArguments) -> dict[str, Any]:
@@ -193,36 +188,12 @@ def _can_pin_memory() -> bool:
     return accelerator is not None and accelerator.type != "mps"
 
 
-def _iterate_indices_from(loader: DataLoader[Any], num_batches: int, on_skip: OnSkip | None) -> Iterator[Any]:
-    batch_sampler = loader.batch_sampler
-    name = "sampler" if batch_sampler is None else "batch_sampler"
-    source = getattr(loader, name)
-    if has_length(source) and num_batches > len(source):
-        raise too_few_batches(num_batches, len(source))
-    if type(batch_sampler) is BatchSampler and isinstance(sampler := batch_sampler.sampler, EpochSampler):
-        sampler.skip(min(num_batches * batch_sampler.batch_size, len(sampler)))
-        return iter(loader)
-    # A copy of the loader that knows the place; the original, its guard against changed samplers and its persistent
-    # workers are left alone. Later epochs iterate the original.
-    indices = BeginLater(source, num_batches)
-    resumed = copy.copy(loader)
-    vars(resumed).update({name: indices, "_iterator": None})
-    batches = iter(resumed)
-    if not indices.was_asked:  # this class iterates in a way of its own, or not before the first batch is asked for
-        return _replay(loader, num_batches, on_skip)
-    return batches
+def _is_stateful_stream(dataset: Any) -> bool:
+    return isinstance(dataset, IterableDataset) and callable(getattr(dataset, "load_state_dict", None))
 
 
-def _replay(loader: Iterable[Any], num_batches: int, on_skip: OnSkip | None) -> Iterator[Any]:
-    batches = iter(loader)
-    at_once = max(1, num_batches // _SKIP_REPORTS)
-    done = 0
-    while done < num_batches:
-        wanted = min(at_once, num_batches - done)
-        found = step_over(batches, wanted)
-        done += found
-        if found < wanted:
-            raise too_few_batches(num_batches, done)
-        if on_skip is not None:
-            on_skip(done, num_batches)
-    return batches
+def _stateful_loader() -> type[Any]:
+    if not is_installed("torchdata"):
+        return SeededLoader
+    module = require("torchdata.stateful_dataloader", extra="streaming", purpose="a dataset with a state")
+    return type("SeededStatefulLoader", (_Seeded, module.StatefulDataLoader), {})

@@ -6,6 +6,11 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
+import numpy as np
+import torch
+
+_PLAIN_TYPES = frozenset({torch.Tensor, type(None), bool, int, float, complex, str, bytes})
+
 
 def map_leaves(nested: Any, function: Callable[[Any], Any]) -> Any:
     """Return `nested` with `function` of every leaf, in containers of the same types; itself where nothing changed."""
@@ -17,6 +22,26 @@ def map_leaves(nested: Any, function: Callable[[Any], Any]) -> Any:
         items = [map_leaves(item, function) for item in nested]
         return nested if _are_same(items, nested) else rebuild_sequence(nested, items)
     return function(nested)
+
+
+def as_plain(nested: Any) -> Any:
+    """Return `nested` in dicts, lists and tuples, holding nothing but tensors, arrays of numbers, numbers and text.
+
+    Raises:
+        TypeError: there is something else in it.
+    """
+    if isinstance(nested, Mapping):
+        return {as_plain(key): as_plain(value) for key, value in nested.items()}
+    if isinstance(nested, (list, tuple)) and not hasattr(nested, "to"):
+        kind = list if isinstance(nested, list) else tuple
+        return kind(as_plain(item) for item in nested)
+    if isinstance(nested, np.ndarray) and nested.dtype.kind in "biufc":
+        return nested
+    if isinstance(nested, np.generic) and nested.dtype.kind in "biufc":
+        return nested.item()
+    if type(nested) in _PLAIN_TYPES:
+        return nested
+    raise TypeError(f"a {type(nested).__name__} is no plain value")
 
 
 def rebuild_mapping(like: Mapping[Any, Any], items: dict[Any, Any]) -> Mapping[Any, Any]:

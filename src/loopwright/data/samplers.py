@@ -6,16 +6,13 @@ epoch 7 needs neither the epochs before nor a saved permutation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from typing import Generic, TypeVar
 
 import torch
 from torch.utils.data import Sampler
 
 from loopwright.errors import ArgumentError, DataError
-
-_T = TypeVar("_T")
 
 # A permutation becomes Python ints piece by piece: the whole of 100 million examples would take 4 GB as a list.
 _INDICES_AT_ONCE = 65_536
@@ -62,36 +59,6 @@ class EpochSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return self.num_examples
-
-
-class BeginLater(Generic[_T]):
-    """Stands in for any sampler or batch sampler for the rest of one epoch, leaving out its first items.
-
-    Items are stepped over as indices, no example being loaded for them, when the first of the rest is asked for. A
-    DataError says that there are too few.
-
-    Arguments:
-        source: The sampler or batch sampler.
-        num_skipped: How many of its items to leave out.
-    """
-
-    def __init__(self, source: Iterable[_T], num_skipped: int) -> None:
-        self.source = source
-        self.num_skipped = num_skipped
-        self.was_asked = False
-
-    def __iter__(self) -> Iterator[_T]:
-        self.was_asked = True
-        # The source is asked as often as it would be without us, and read as often: its random state may count that.
-        return self._rest(iter(self.source))
-
-    def _rest(self, items: Iterator[_T]) -> Iterator[_T]:
-        if (found := step_over(items, self.num_skipped)) < self.num_skipped:
-            raise too_few_batches(self.num_skipped, found)
-        yield from items
-
-    def __len__(self) -> int:
-        return len(self.source)  # type: ignore[arg-type]  # asked only where the source has a length
 
 
 def step_over(items: Iterator[object], num_items: int) -> int:

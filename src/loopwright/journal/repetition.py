@@ -19,6 +19,8 @@ from typing import Any
 from loopwright.records import Kind
 
 _VOLATILE_ENDINGS = ("_runtime", "_per_second", "_time", "_seconds")
+# When the clock or a signal asks for a checkpoint, another run has none there.
+_AT_ANY_TIME = frozenset({Kind.DECISION, Kind.CHECKPOINT})
 _VOLATILE_PARTS = ("memory", "_mem_", "wall_time")
 # Relative difference up to which a value counts as the same but for the order of additions.
 TOLERANCE = 1e-3
@@ -59,8 +61,8 @@ class Repetition:
         first_step: The step it goes on from. What was recorded there, after the checkpoint, may be what ended the run:
             its closing metrics, an evaluation. That stands whether it comes again or not.
 
-    Records of a kind come in order. Those at the first step and decisions are looked for among all of their step: one
-    that does not come says nothing about those that do.
+    Records of a kind come in order. Those at the first step, decisions and checkpoints are looked for among all of
+    their step: one that does not come says nothing about those that do.
     """
 
     def __init__(self, awaited: Iterable[Awaited] = (), first_step: int = -1) -> None:
@@ -68,7 +70,7 @@ class Repetition:
         self._in_any_order: list[Awaited] = []
         self._by_stream: dict[tuple[str, str | None], deque[Awaited]] = {}
         for record in awaited:
-            if record.step <= first_step or record.kind == Kind.DECISION:
+            if record.step <= first_step or record.kind in _AT_ANY_TIME:
                 self._in_any_order.append(record)
             else:
                 self._by_stream.setdefault((record.kind, record.tracker), deque()).append(record)
@@ -84,7 +86,7 @@ class Repetition:
         Returns:
             The number of the record that says the same; what is different; None where none is due.
         """
-        if step <= self._first_step or kind == Kind.DECISION:
+        if step <= self._first_step or kind in _AT_ANY_TIME:
             return self._take_in_any_order(kind, step, values, added, tracker)
         stream = self._by_stream.get((kind, tracker))
         if not stream:

@@ -90,6 +90,19 @@ def restarted_run(output_dir: str, args: TrainingArguments) -> str | None:
     return None if _changed(run.arguments, decode(encode(args.to_dict())[0])) else run.id
 
 
+def ended_in_order(output_dir: str, run_id: str) -> bool:
+    """Return whether the run's newest attempt ended by itself or because a callback stopped it.
+
+    Where nothing is recorded of it the answer is yes: who resumes a run wants it to go on.
+    """
+    try:
+        with JournalReader(output_dir) as reader:
+            attempts = reader.attempts(run_id)
+    except JournalError:
+        return True
+    return not attempts or attempts[-1].status.is_success
+
+
 def _newer_of_same_run(checkpoint: Path, output_dir: str) -> Path | None:
     run_id = (load_loopwright_state(checkpoint) or {}).get("run_id")
     step = step_of(checkpoint)

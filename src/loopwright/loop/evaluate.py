@@ -10,6 +10,7 @@ import torch
 
 from loopwright._support.log import get_logger
 from loopwright.data.loaders import find_batch_size, has_length
+from loopwright.data.waiting import poll_while_waiting
 from loopwright.loop.gather import OutputCollector
 from loopwright.loop.metrics import plain_values, with_prefix
 from loopwright.outputs import EvalLoopOutput, EvalPrediction
@@ -70,7 +71,11 @@ class EvaluationLoop:
 
     def _go_through(self, model: torch.nn.Module, loader: Any) -> None:
         trainer, args = self.trainer, self.trainer.args
+        pause = trainer.training_loop.pause if trainer.is_in_train and trainer.training_loop is not None else None
         batches = iter(loader)
+        if pause is not None:
+            pause.signals.guard_workers()
+            poll_while_waiting(batches, pause.stop_in_evaluation)
         inputs = next(batches, None)
         step = 0
         while inputs is not None:
@@ -81,6 +86,8 @@ class EvaluationLoop:
             step += 1
             if args.eval_accumulation_steps is not None and step % args.eval_accumulation_steps == 0:
                 self._move_to_cpu()
+            if pause is not None:
+                pause.stop_in_evaluation()
             inputs = following
 
     def _take(self, model: torch.nn.Module, inputs: Any, *, is_last: bool) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from loopwright.arguments import TrainingArguments
     from loopwright.callbacks.dispatcher import CallbackHandler
+    from loopwright.loop.saving import Saving
     from loopwright.loop.train import TrainingLoop
     from loopwright.records import Status
     from loopwright.runtime.precision import Precision
@@ -39,6 +40,14 @@ class Reports(Protocol):
 
     def end(self, status: Status, reason: str | None = None) -> None:
         """Record how the attempt ended, and let trackers deliver what is left."""
+        ...
+
+    def note_checkpoint(self, path: Path, step: int | None = None) -> None:
+        """Record a checkpoint that is on the disk."""
+        ...
+
+    def checkpoints_in_use(self) -> list[Path]:
+        """Return the checkpoints that a tracker has still to take."""
         ...
 
     def whereabouts(self) -> dict[str, Any] | None:
@@ -69,6 +78,7 @@ class TrainingHooks(Protocol):
     callbacks_at_start: dict[str, Any]
     is_in_train: bool
     training_loop: TrainingLoop | None
+    saving: Saving
 
     @property
     def reporting(self) -> Reports:

@@ -11,17 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright._support.log import get_logger
 from loopwright.callbacks.persistence import capture_states, restore_states
-from loopwright.checkpoint.layout import checkpoint_dir
+from loopwright.checkpoint.layout import DATA_STATE_NAME, UPDATE_NAME, checkpoint_dir
 from loopwright.checkpoint.reader import (
+    load_data_state,
     load_loopwright_state,
     load_optimizer,
     load_randomness,
     load_scaler,
     load_scheduler,
+    load_update,
 )
 from loopwright.checkpoint.snapshot import Snapshot
-from loopwright.loop.train import Position
+from loopwright.loop.branching import ended_in_order
+from loopwright.loop.metrics import metric_name
+from loopwright.loop.train import Position, Resumption
+from loopwright.loop.update import Update
 from loopwright.runtime.randomness import capture_randomness, restore_randomness
+from loopwright.runtime.wrapping import unwrap_model
+from loopwright.state import CONTROL_FLAGS
 
 if TYPE_CHECKING:
     from loopwright.loop.hooks import TrainingHooks
@@ -42,6 +49,7 @@ def take_snapshot(trainer: TrainingHooks, loop: TrainingLoop | None) -> Snapshot
     state.stateful_callbacks = capture_states([*trainer.callback_handler.callbacks, trainer.control])
     remember_best(trainer)
     complete = not args.save_only_model
+    extra = _data_and_update(trainer, loop) if complete and loop is not None else {}
     scaler_state = trainer.precision.state_dict() if complete else None
     return Snapshot(
         step=state.global_step,
@@ -54,7 +62,18 @@ def take_snapshot(trainer: TrainingHooks, loop: TrainingLoop | None) -> Snapshot
         loopwright_state=_own_state(trainer, loop),
         training_args_json=args.to_json_string(),
         processing_class=trainer.processing_class,
+        extra=extra,
     )
+
+
+def _data_and_update(trainer: TrainingHooks, loop: TrainingLoop) -> dict[str, Any]:
+    """Return what goes into files of its own where a training can't be gone on with from numbers alone."""
+    extra: dict[str, Any] = {}
+    if (data := loop.feed.state()) is not None:
+        extra[DATA_STATE_NAME] = data
+    if loop.update is not None and loop.update.done:
+        extra[UPDATE_NAME] = loop.update.state(unwrap_model(trainer.model))
+    return extra
 
 
 def _own_state(trainer: TrainingHooks, loop: TrainingLoop | None) -> dict[str, Any]:
@@ -64,10 +83,26 @@ def _own_state(trainer: TrainingHooks, loop: TrainingLoop | None) -> dict[str, A
         "callbacks_at_start": trainer.callbacks_at_start,
         "journal": trainer.reporting.whereabouts(),
         "decisions": [str(decision) for decision in trainer.callback_handler.decisions],
+        "metric": _metric_here(trainer),
     }
     if loop is not None:
         own["loop"] = loop.state()
+        loop.saved_mark = loop.mark()
     return own
+
+
+def _metric_here(trainer: TrainingHooks) -> dict[str, Any] | None:
+    """Return the metric that says which checkpoint is best, as measured at this very step; None where it wasn't."""
+    state = trainer.state
+    if trainer.args.metric_for_best_model is None:
+        return None
+    name = metric_name(trainer.args)
+    for line in reversed(state.log_history):
+        if line.get("step") != state.global_step:
+            break
+        if name in line:
+            return {"name": name, "value": line[name]}
+    return None
 
 
 def remember_best(trainer: TrainingHooks) -> None:
@@ -100,7 +135,7 @@ def restore_callbacks(trainer: TrainingHooks, directory: Path) -> None:
 
 
 def restore_loop(trainer: TrainingHooks, loop: TrainingLoop, directory: Path) -> None:
-    """Put optimizer, schedule, gradient scale and loss sums back; the random streams follow when the data stands."""
+    """Put optimizer, schedule, gradient scale and loss sums back; the rest follows when the data stands."""
     if (optimizer_state := load_optimizer(directory)) is None:
         logger.warning("%s holds weights alone: the optimizer starts anew", directory)
     else:
@@ -109,9 +144,25 @@ def restore_loop(trainer: TrainingHooks, loop: TrainingLoop, directory: Path) ->
         trainer.lr_scheduler.load_state_dict(scheduler_state)
     if (scaler_state := load_scaler(directory)) is not None:
         trainer.precision.load_state_dict(scaler_state)
-    own = load_loopwright_state(directory) or {}
-    if "loop" in own:
-        loop.load_state(own["loop"])
+    saved = (load_loopwright_state(directory) or {}).get("loop", {})
+    if saved:
+        loop.load_state(saved)
+    loop.resumption = Resumption(flags=_flags_to_act_on(trainer, saved))
     randomness = load_randomness(directory)
     if randomness is not None:
-        loop.after_fast_forward = lambda: restore_randomness(randomness)
+        loop.resumption.restore_streams = lambda: restore_randomness(randomness)
+    if trainer.args.ignore_data_skip:
+        return
+    loop.resumption.data = load_data_state(directory)
+    if (update := load_update(directory)) is not None:
+        loop.resumption.update = Update.from_state(update, unwrap_model(trainer.model), trainer.args.device)
+
+
+def _flags_to_act_on(trainer: TrainingHooks, saved: dict[str, Any]) -> dict[str, bool] | None:
+    """Return the control flags that were set when the checkpoint was made and that nothing has come of."""
+    if saved.get("flags"):
+        return dict(saved["flags"])
+    if saved.get("stops") and not ended_in_order(trainer.args.output_dir, trainer.run_id):
+        # A callback had stopped the training, and a kill came before it could end.
+        return {flag: flag == "should_training_stop" for flag in CONTROL_FLAGS}
+    return None

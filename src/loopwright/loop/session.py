@@ -12,14 +12,18 @@ from loopwright.checkpoint.hidden import clear_leftovers
 from loopwright.checkpoint.layout import list_checkpoints
 from loopwright.checkpoint.reader import load_loopwright_state, load_model_weights, load_trainer_state
 from loopwright.checkpoint.verify import newest_whole, require_whole
-from loopwright.errors import ArgumentError, CheckpointNotFound, describe
+from loopwright.data.loaders import data_seed
+from loopwright.errors import ArgumentError, CheckpointError, CheckpointNotFound, Preempted, describe
 from loopwright.loop.branching import restarted_run, why_branch
+from loopwright.loop.feed import Feed
+from loopwright.loop.pausing import PausePoint
 from loopwright.loop.persist import position_in, restore_callbacks, restore_loop
 from loopwright.loop.plan import TrainingPlan, make_plan
 from loopwright.loop.report import LossWindow, speed_metrics
 from loopwright.loop.train import Position, TrainingLoop
 from loopwright.outputs import TrainOutput
 from loopwright.records import Status
+from loopwright.runtime.signals import SignalWatch
 from loopwright.runtime.wrapping import unwrap_model
 from loopwright.state import TrainerState
 
@@ -85,21 +89,35 @@ class TrainingSession:
         self.trainer = trainer
         self.checkpoint = checkpoint
         self.goes_on = goes_on
+        self.signals = SignalWatch(is_on=trainer.args.signal_action != "off")
 
     def run(self, ignore_keys_for_eval: list[str] | None) -> TrainOutput:
-        """Train, and return what was done; journal and trackers learn how it ended, whichever way it does."""
+        """Train, and return what was done; journal and trackers learn how it ended, whichever way it does.
+
+        Raises:
+            Preempted: a signal came, the training is saved, and `signal_action` is "exit".
+        """
         trainer = self.trainer
-        try:
-            output = self._train(ignore_keys_for_eval)
-        except BaseException as error:
-            trainer.callback_handler.on_exception(trainer.args, trainer.state, trainer.control, exception=error)
-            trainer.reporting.end(*_failure(error))
-            raise
-        trainer.reporting.end(*self._ending())
+        with self.signals:
+            try:
+                output = self._train(ignore_keys_for_eval)
+            except BaseException as error:
+                self._save_after(error)
+                trainer.callback_handler.on_exception(trainer.args, trainer.state, trainer.control, exception=error)
+                trainer.reporting.end(*_failure(error))
+                raise
+            finally:
+                trainer.saving.end()
+                if trainer.training_loop is not None:
+                    trainer.training_loop.feed.close()
+            trainer.reporting.end(*self._ending())
+        if self.signals.received is not None and not self._is_paused():
+            self._leave()  # it came when there was nothing left to save
         return output
 
     def _train(self, ignore_keys_for_eval: list[str] | None) -> TrainOutput:
         trainer = self.trainer
+        trainer.training_loop = None
         if self.checkpoint is not None:
             load_model_weights(unwrap_model(trainer.model), self.checkpoint)
         loader = trainer.get_train_dataloader()
@@ -115,12 +133,57 @@ class TrainingSession:
         first_step = trainer.state.global_step
         self._announce(plan)
         self._begin_reporting()
+        trainer.saving.begin()
         loop.run()
+        trainer.saving.finish()
+        if loop.is_paused:
+            self._save_paused(loop)
+            self._leave()
         return self._finish(plan, loop, first_step)
+
+    # Ending before the end
+
+    def _is_paused(self) -> bool:
+        loop = self.trainer.training_loop
+        return loop is not None and loop.is_paused
+
+    def _save_paused(self, loop: TrainingLoop) -> None:
+        """Save what has been trained since the newest checkpoint, if anything."""
+        trainer = self.trainer
+        has_begun = trainer.state.global_step > 0 or loop.position.batches > 0
+        if has_begun and loop.mark() != loop.saved_mark:
+            trainer.saving.save_and_tell(at_once=True)
+
+    def _leave(self) -> None:
+        trainer, signal = self.trainer, self.signals.received
+        if signal is not None and trainer.args.signal_action == "exit":
+            raise Preempted(signal.value, signal.name, trainer.state.global_step)
+
+    def _save_after(self, error: BaseException) -> None:
+        """Wait for the checkpoint that is being written; after an exception of the training make one if wanted."""
+        trainer, loop = self.trainer, self.trainer.training_loop
+        try:
+            trainer.saving.finish()
+            is_wanted = trainer.args.save_on_exception and not isinstance(error, Preempted | CheckpointError)
+            if is_wanted and loop is not None and self._can_save_after_exception(loop):
+                loop.rewind_update()
+                trainer.saving.save_and_tell(at_once=True)
+        except Exception as another:  # the one that ends the training is to be seen, not what follows from it
+            logger.error("no checkpoint after %s: %s", type(error).__name__, describe(another))
+
+    def _can_save_after_exception(self, loop: TrainingLoop) -> bool:
+        step = self.trainer.state.global_step
+        if not loop.is_whole:
+            logger.warning("no checkpoint: the exception came while the weights were changing")
+            return False
+        # What a save has kept of this very step is exact, which this one couldn't be.
+        return step > 0 and not (loop.saved_mark is not None and loop.saved_mark[0] == step)
 
     def _ending(self) -> tuple[Status, str | None]:
         """Return how a training that raised nothing has ended, and who ended it."""
         state = self.trainer.state
+        if self._is_paused() and self.signals.received is not None:
+            return Status.PREEMPTED, f"{self.signals.received.name} at step {state.global_step}"
         if state.global_step >= state.max_steps:
             return Status.COMPLETED, None
         stops = [decision for decision in self.trainer.callback_handler.decisions if decision.stops_training]
@@ -204,9 +267,17 @@ class TrainingSession:
         if self.checkpoint is not None:
             step = trainer.state.global_step
             position = position_in(self.checkpoint, step, plan, ignore_data_skip=args.ignore_data_skip)
-        loop = TrainingLoop(trainer, plan, loader, position, window)
+        pause = PausePoint(self.signals)
+        feed = Feed(
+            loader,
+            seed=data_seed(args),
+            check=pause.stop_while_waiting if self.signals.is_on else None,
+            shows_progress=not args.disable_tqdm,
+        )
+        loop = TrainingLoop(trainer, plan, feed, position, window, pause)
         if self.checkpoint is not None:
             restore_loop(trainer, loop, self.checkpoint)
+        loop.saved_mark = loop.mark()
         return loop
 
     def _announce(self, plan: TrainingPlan) -> None:
@@ -227,6 +298,10 @@ class TrainingSession:
     def _finish(self, plan: TrainingPlan, loop: TrainingLoop, first_step: int) -> TrainOutput:
         trainer, args, state = self.trainer, self.trainer.args, self.trainer.state
         steps = state.global_step - first_step
+        if loop.is_paused:
+            trainer.control = trainer.callback_handler.on_train_end(args, state, trainer.control)
+            metrics = loop.window.overall()
+            return TrainOutput(state.global_step, metrics["train_loss"], metrics)
         samples = plan.num_train_samples * steps / max(plan.max_steps, 1)
         metrics = speed_metrics("train", loop.start_time, samples, steps)
         if state.total_flos:
@@ -242,6 +317,8 @@ class TrainingSession:
 
 def _failure(error: BaseException) -> tuple[Status, str]:
     """Return how a training that raised `error` has ended, and the error in one line."""
+    if isinstance(error, Preempted):
+        return Status.PREEMPTED, error.reason
     is_asked_for = isinstance(error, KeyboardInterrupt | SystemExit)
     return Status.INTERRUPTED if is_asked_for else Status.FAILED, describe(error)
 

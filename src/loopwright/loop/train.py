@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +10,16 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from loopwright._support.log import get_logger
-from loopwright.data.loaders import begin_epoch, iterate_from
-from loopwright.loop.loss import microbatch_weights
 from loopwright.loop.metrics import update_best, watched_metric
+from loopwright.loop.pausing import Paused, PausePoint
 from loopwright.loop.report import LossWindow
+from loopwright.loop.update import Update
+from loopwright.state import CONTROL_FLAGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from loopwright.loop.feed import Feed
     from loopwright.loop.hooks import TrainingHooks
     from loopwright.loop.plan import TrainingPlan
 
@@ -42,34 +43,62 @@ class Position:
     epoch_ended: bool = False
 
 
+@dataclass
+class Resumption:
+    """What is to be put back once the data stands where it stood.
+
+    Attributes:
+        restore_streams: Puts the random states back.
+        data: What the feed's `state` returned.
+        flags: Control flags that had not been acted on.
+        update: The update that had been begun.
+    """
+
+    restore_streams: Callable[[], None] = lambda: None
+    data: Mapping[str, Any] | None = None
+    flags: Mapping[str, bool] | None = None
+    update: Update | None = None
+
+
 class TrainingLoop:
     """One `train()`: goes through the plan, calling the Trainer's hooks and the callbacks.
 
     Arguments:
         trainer: Whose hooks do the work.
         plan: How far to go.
-        loader: Gives the micro-batches.
+        feed: Gives the micro-batches.
         position: Where to begin.
         window: Sums up the losses.
+        pause: Where the loop looks whether it should stop for a while.
 
     Attributes:
-        after_fast_forward: Called once, when the data stands at `position`: puts the random states back.
+        resumption: What to put back when the data stands at `position`; None in a new training.
+        saved_mark: `mark` of the newest checkpoint, or of the beginning.
+        is_paused: Whether the loop has stopped to be gone on with by another process.
+        is_whole: Whether weights and step number belong together; not so while the optimizer steps.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- what a training consists of
         self,
         trainer: TrainingHooks,
         plan: TrainingPlan,
-        loader: Any,
+        feed: Feed,
         position: Position,
         window: LossWindow,
+        pause: PausePoint,
     ) -> None:
         self.trainer = trainer
         self.plan = plan
-        self.loader = loader
+        self.feed = feed
         self.position = position
         self.window = window
-        self.after_fast_forward: Callable[[], None] | None = None
+        self.pause = pause
+        self.resumption: Resumption | None = None
+        self.update: Update | None = None
+        self.flags_to_act_on: Mapping[str, bool] | None = None
+        self.saved_mark: tuple[Any, ...] | None = None
+        self.is_paused = False
+        self.is_whole = True
         self.device = trainer.args.device
         self.start_time = time.time()
         self.last_logged_step = trainer.state.global_step
@@ -80,101 +109,154 @@ class TrainingLoop:
         self.ignore_keys_for_eval: list[str] | None = None
         self._parameters: list[torch.nn.Parameter] = []
 
+    # Epochs
+
     def run(self) -> None:
-        """Train until the plan is done or a callback stops it."""
+        """Train until the plan is done, a callback stops it, or it has to pause."""
+        try:
+            self._run_epochs()
+        except Paused:
+            self.is_paused = True
+
+    def _run_epochs(self) -> None:
         trainer = self.trainer
         handler, args = trainer.callback_handler, trainer.args
         self.start_time = time.time()
         trainer.control = handler.on_train_begin(args, trainer.state, trainer.control)
-        if args.eval_on_start:
-            self.evaluate(steps_scheduler=False)
+        if args.eval_on_start and self.resumption is None:
+            self._evaluate_pausably(steps_scheduler=False)
         first = self.position.epoch + int(self.position.epoch_ended)
         # A finished run that is resumed has no step left; of its last epoch perhaps the end.
-        self.is_done = trainer.state.global_step >= self.plan.max_steps
-        if self.is_done and self.position.epoch_ended:
+        self.is_done = self._is_complete()
+        if self.position.epoch_ended and not self._go_on_between_epochs():
             return
         for epoch in range(first, self.plan.num_epochs):
             if epoch != self.position.epoch or self.position.epoch_ended:
                 self.position = Position(epoch)
             trainer.control = handler.on_epoch_begin(args, trainer.state, trainer.control)
             self.run_epoch()
-            if trainer.control.should_training_stop:
+            if self.is_done or trainer.control.should_training_stop:
                 break
+
+    def _go_on_between_epochs(self) -> bool:
+        """Put everything back where an epoch had ended; return whether there is another one."""
+        going = self._finish_actions(self._put_back())
+        return going and not self.is_done
 
     def run_epoch(self) -> None:
         """Go through the rest of the current epoch, then act on what callbacks said at its end."""
-        trainer = self.trainer
-        batches = self._fast_forwarded()
+        trainer, position = self.trainer, self.position
+        data = None if self.resumption is None else self.resumption.data
+        self.feed.begin(position.epoch, position.batches, data)
+        self.pause.signals.guard_workers()
         # Taken anew each epoch: callbacks freeze and unfreeze, and may add modules.
         self._parameters = list(trainer.model.parameters())
-        cut_short = False
-        while not (self.is_done or self.position.is_cut) and self.position.batches < self.plan.batches_per_epoch:
-            wanted = min(self.plan.accumulation, self.plan.batches_per_epoch - self.position.batches)
-            group, num_items = trainer.get_batch_samples(batches, wanted, self.device)
-            if not group:
+        going = self._finish_actions(self._put_back())
+        cut_short = not going and self._is_cut_short()
+        while going and not (self.is_done or position.is_cut) and position.batches < self.plan.batches_per_epoch:
+            if not self._take_update():
                 break
-            self.run_update(group, num_items)
-            if trainer.control.should_epoch_stop:
-                break
+            if not trainer.saving.is_idle:
+                trainer.saving.settle()
+            going = not (trainer.control.should_epoch_stop or trainer.control.should_training_stop)
             # An epoch that a stop of the whole training cuts short goes on when the run is resumed.
-            cut_short = trainer.control.should_training_stop and self.position.batches < self.plan.batches_per_epoch
-            if trainer.control.should_training_stop:
-                break
-        if self.position.batches == 0 and not self.is_done:
+            cut_short = not going and self._is_cut_short()
+        if position.batches == 0 and not self.is_done:
             logger.warning("an epoch without a single batch: training stops at step %d", trainer.state.global_step)
             trainer.control.should_training_stop = True
-        self.position.epoch_ended = not cut_short
+        position.epoch_ended = not cut_short
+        if position.epoch_ended:
+            self.feed.end()
         trainer.control = trainer.callback_handler.on_epoch_end(trainer.args, trainer.state, trainer.control)
         self.act()
 
-    def _fast_forwarded(self) -> Iterator[Any]:
-        begin_epoch(self.loader, self.position.epoch)
-        batches = iterate_from(self.loader, self.position.batches, on_skip=self._say_skipped)
-        if self.after_fast_forward is not None:
-            self.after_fast_forward()
-            self.after_fast_forward = None
-        return batches
+    def _is_cut_short(self) -> bool:
+        control = self.trainer.control
+        has_more = self.position.batches < self.plan.batches_per_epoch
+        return bool(control.should_training_stop and not control.should_epoch_stop and has_more)
 
-    def _say_skipped(self, done: int, total: int) -> None:
-        if done == total or done % max(total // 10, 1) == 0:
-            logger.warning("reading past the batches that were trained on already: %d of %d", done, total)
+    def _put_back(self) -> Mapping[str, bool] | None:
+        """Put back what waited until the data stands; return the flags that are to be acted on."""
+        resumption, self.resumption = self.resumption, None
+        if resumption is None:
+            return None
+        if self.position.epoch_ended and resumption.data is not None:
+            self.feed.restore_generators(resumption.data["generators"])
+        resumption.restore_streams()
+        self.update = resumption.update
+        return resumption.flags
 
-    def run_update(self, group: list[Any], num_items: Any) -> None:
-        """Do one optimizer update on a group of micro-batches; cut short where a callback stops inside it."""
+    def _finish_actions(self, flags: Mapping[str, bool] | None) -> bool:
+        """Do what the flags still ask for, where a training was interrupted over that; return whether it goes on."""
+        control = self.trainer.control
+        if flags is None:
+            return True
+        for name in CONTROL_FLAGS:
+            setattr(control, name, flags[name])
+        self.act()
+        control = self.trainer.control
+        return not (control.should_epoch_stop or control.should_training_stop)
+
+    # Updates
+
+    def _take_update(self) -> bool:
+        """Fetch micro-batches and do an update with them; return whether there were any."""
+        self.pause.stop_here()
+        trainer, begun = self.trainer, self.update
+        missing = self.plan.batches_per_epoch - self.position.batches
+        wanted = min(self.plan.accumulation, missing) if begun is None else begun.size - begun.done
+        self.feed.begin_group()
+        batches, num_items = trainer.get_batch_samples(self.feed, wanted, self.device)
+        if not batches:
+            return False
+        if begun is None:
+            self.update = Update.of(trainer, batches, num_items)
+            trainer.control = trainer.callback_handler.on_step_begin(trainer.args, trainer.state, trainer.control)
+        else:
+            begun.batches = batches
+        self.run_update()
+        return True
+
+    def run_update(self) -> None:
+        """Do the optimizer update of `update`; cut short where a callback stops inside it."""
         trainer = self.trainer
         handler, args, state = trainer.callback_handler, trainer.args, trainer.state
-        trainer.control = handler.on_step_begin(args, state, trainer.control)
-        loss = self._accumulate(group, num_items)
+        loss = self._accumulate()
         if loss is None:
             return
         self.window.add(loss)
         self._step_optimizer()
         state.global_step += 1
         state.epoch = self.position.epoch + self.position.batches / self.plan.batches_per_epoch
+        self.is_whole = True
+        self.update = None
         trainer.control = handler.on_step_end(args, state, trainer.control)
         control = trainer.control
         self.position.is_cut = control.should_epoch_stop
         if control.should_log or control.should_evaluate or control.should_save:
             self.act()
 
-    def _accumulate(self, group: list[Any], num_items: Any) -> torch.Tensor | None:
+    def _accumulate(self) -> torch.Tensor | None:
         """Return the update's loss, its gradients being there; None where a callback said stop before the last one."""
-        trainer = self.trainer
-        trainer.current_gradient_accumulation_steps = len(group)
-        weights = microbatch_weights(group, shifted=trainer.labels_are_shifted)
-        total: torch.Tensor | None = None
-        last = len(group) - 1
-        for index, inputs in enumerate(group):
-            trainer.microbatch_weight = weights[index]
-            loss = trainer.training_step(trainer.model_wrapped, inputs, num_items)
-            total = loss if total is None else total + loss
+        trainer, update, feed = self.trainer, self.update, self.feed
+        if update is None:
+            return None
+        size, num_items = update.size, update.num_items
+        trainer.current_gradient_accumulation_steps = size
+        for inputs in update.batches:
+            trainer.microbatch_weight = update.weights[update.done]
+            update.add(trainer.training_step(trainer.model_wrapped, inputs, num_items))
+            feed.used += 1
             self.position.batches += 1
-            if index != last:
+            if update.done < size:
                 control = trainer.callback_handler.on_substep_end(trainer.args, trainer.state, trainer.control)
                 trainer.control = control
                 if control.should_epoch_stop or control.should_training_stop:
+                    self.update = None
                     return None
-        return total
+                if self.pause.is_asked and feed.can_save_pending():
+                    raise Paused
+        return update.loss
 
     def _step_optimizer(self) -> None:
         trainer = self.trainer
@@ -184,6 +266,9 @@ class TrainingLoop:
             precision.unscale(optimizer)
             self.grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, args.max_grad_norm)
         trainer.control = handler.on_pre_optimizer_step(args, state, trainer.control)
+        self.is_whole = False
+        if not trainer.saving.is_idle:
+            trainer.saving.fence()
         stepped = precision.step(optimizer)
         trainer.control = handler.on_optimizer_step(args, state, trainer.control)
         self.learning_rate = optimizer.param_groups[0]["lr"]
@@ -192,19 +277,20 @@ class TrainingLoop:
         for parameter in self._parameters:
             parameter.grad = None
 
+    # Acting on flags
+
     def act(self) -> None:
         """Log, evaluate and save, as the control flags say."""
         trainer = self.trainer
         if trainer.control.should_log and trainer.state.global_step > self.last_logged_step:
             self.log()
         if trainer.control.should_evaluate:
-            metrics = self.evaluate()
+            metrics = self._evaluate_pausably()
             is_best = update_best(trainer.args, trainer.state, metrics)
             if trainer.args.save_strategy == "best":
                 trainer.control.should_save = is_best
         if trainer.control.should_save:
-            trainer.save_checkpoint()
-            trainer.control = trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
+            trainer.saving.save_and_tell()
 
     def log(self) -> None:
         """Make the log line of the steps since the last one."""
@@ -216,6 +302,26 @@ class TrainingLoop:
         self.last_logged_step = self.trainer.state.global_step
         self.trainer.log(logs, self.start_time)
 
+    def _evaluate_pausably(self, *, steps_scheduler: bool = True) -> dict[str, float]:
+        """Evaluate; where the loop has to pause meanwhile, as if the evaluation had not been begun."""
+        flags = {name: getattr(self.trainer.control, name) for name in CONTROL_FLAGS}
+        with self.pause.in_evaluation(lambda: len(self.trainer.state.log_history)):
+            try:
+                return self.evaluate(steps_scheduler=steps_scheduler)
+            except Paused:
+                self.flags_to_act_on = flags
+                raise
+
+    def evaluate(self, *, steps_scheduler: bool = True) -> dict[str, float]:
+        """Evaluate, and let a scheduler that waits for a metric have it."""
+        trainer = self.trainer
+        metrics = trainer.evaluate(ignore_keys=self.ignore_keys_for_eval)
+        if steps_scheduler and isinstance(trainer.lr_scheduler, ReduceLROnPlateau):
+            trainer.lr_scheduler.step(watched_metric(trainer.args, metrics))
+        return metrics
+
+    # Where it is
+
     def state(self) -> dict[str, Any]:
         """Return where this loop is, JSON-able and exact, for a checkpoint."""
         return {
@@ -224,6 +330,8 @@ class TrainingLoop:
             "last_logged_step": self.last_logged_step,
             "grad_norm": None if self.grad_norm is None else float(self.grad_norm),
             "learning_rate": self.learning_rate,
+            "flags": self.flags_to_act_on,
+            "stops": self.trainer.control.should_training_stop and not self._is_complete(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -233,10 +341,18 @@ class TrainingLoop:
         self.grad_norm = state["grad_norm"]
         self.learning_rate = state["learning_rate"]
 
-    def evaluate(self, *, steps_scheduler: bool = True) -> dict[str, float]:
-        """Evaluate, and let a scheduler that waits for a metric have it."""
-        trainer = self.trainer
-        metrics = trainer.evaluate(ignore_keys=self.ignore_keys_for_eval)
-        if steps_scheduler and isinstance(trainer.lr_scheduler, ReduceLROnPlateau):
-            trainer.lr_scheduler.step(watched_metric(trainer.args, metrics))
-        return metrics
+    def _is_complete(self) -> bool:
+        return self.trainer.state.global_step >= self.plan.max_steps
+
+    def mark(self) -> tuple[Any, ...]:
+        """Return what tells one state of the loop from another: nothing has been trained where it is the same."""
+        flags = self.flags_to_act_on
+        position = vars(self.position)
+        return (self.trainer.state.global_step, *position.values(), None if flags is None else tuple(flags.values()))
+
+    def rewind_update(self) -> None:
+        """Give back the micro-batches of an update that was not finished: it will be done from its beginning."""
+        if self.update is not None:
+            self.position.batches -= self.feed.used
+            self.feed.used = 0
+            self.update = None

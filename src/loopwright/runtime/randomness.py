@@ -64,20 +64,28 @@ def enable_full_determinism(seed: int, warn_only: bool = False) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def capture_randomness() -> dict[str, Any]:
-    """Return the random states: "python", "numpy", "cpu", and one entry for each kind of accelerator in use."""
+def capture_randomness(*, accelerators: bool = True) -> dict[str, Any]:
+    """Return the random states: "python", "numpy", "cpu", and one entry for each kind of accelerator in use.
+
+    Arguments:
+        accelerators: Whether theirs are wanted too; reading those waits for the device.
+    """
     states: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "cpu": torch.get_rng_state(),
     }
-    for name, module in _accelerators_in_use().items():
-        states[name] = module.get_rng_state()
+    if accelerators:
+        states |= {name: module.get_rng_state() for name, module in _accelerators_in_use().items()}
     return states
 
 
-def restore_randomness(states: Mapping[str, Any]) -> None:
+def restore_randomness(states: Mapping[str, Any], *, accelerators: bool = True) -> None:
     """Put back what `capture_randomness` returned; what this machine or `states` lacks is left alone, and said once.
+
+    Arguments:
+        states: The random states by name.
+        accelerators: Whether `states` should hold those of the accelerators too.
 
     Raises:
         CheckpointError: an entry is not a random state.
@@ -87,10 +95,11 @@ def restore_randomness(states: Mapping[str, Any]) -> None:
         "numpy": np.random.set_state,
         "cpu": torch.set_rng_state,
     }
-    setters |= {name: _setter(module) for name, module in _accelerators().items()}
+    if accelerators:
+        setters |= {name: _setter(module) for name, module in _accelerators().items()}
     for name in sorted(states.keys() - setters.keys()):
         warn_once(logger, f"this machine has no {name!r} to restore the saved random state to")
-    for name in ("python", "numpy", "cpu", *_accelerators_in_use()):
+    for name in ("python", "numpy", "cpu", *(_accelerators_in_use() if accelerators else ())):
         if name not in states:
             warn_once(logger, f"no random state of {name!r} was saved: its random numbers won't continue as they were")
     for name in setters.keys() & states.keys():

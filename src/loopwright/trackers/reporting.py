@@ -194,12 +194,12 @@ class Reporting:
         if self.recorder is not None:
             self.recorder.decide(decision)
 
-    def note_checkpoint(self, path: Path, **details: Any) -> None:
-        """Record a checkpoint that is on the disk."""
+    def note_checkpoint(self, path: Path, step: int | None = None, **details: Any) -> None:
+        """Record a checkpoint that is on the disk, of the present step unless another one is given."""
         if self.recorder is None:
             return
         values = {"path": _relative(path, self.recorder.output_dir), **details}
-        self.recorder.record(Kind.CHECKPOINT, self._owner.state.global_step, values)
+        self.recorder.record(Kind.CHECKPOINT, self._owner.state.global_step if step is None else step, values)
 
     def note_resumed(self, checkpoint: Path) -> None:
         """Record the checkpoint gone on from, where a kill came between its appearance and its record."""

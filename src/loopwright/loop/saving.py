@@ -1,0 +1,245 @@
+"""Save a training: at once, or in a thread beside it, and say so when the checkpoint is durable.
+
+    at once     snapshot ── written ── recorded ── rotated ── on_save
+    beside it   snapshot copied │ ── written in the thread ── │ at the next step: recorded ── on_save ── rotated there
+
+At most one checkpoint is being written. What went wrong in the thread is raised at the next step.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loopwright._support.log import get_logger
+from loopwright.checkpoint.buffers import Buffers
+from loopwright.checkpoint.layout import checkpoint_dir
+from loopwright.checkpoint.rotation import rotate
+from loopwright.checkpoint.snapshot import Snapshot
+from loopwright.checkpoint.writer import write_checkpoint
+from loopwright.errors import CheckpointError
+from loopwright.loop.persist import take_snapshot
+from loopwright.runtime.wrapping import unwrap_model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from loopwright.loop.hooks import TrainingHooks
+    from loopwright.state import TrainerState
+
+logger = get_logger(__name__)
+
+
+@dataclasses.dataclass
+class _Write:
+    """A checkpoint that is being written beside the training."""
+
+    path: Path
+    state: TrainerState
+    future: Future[Path]
+
+
+class Saving:
+    """Saves the training of `trainer`, as its arguments say.
+
+    Attributes:
+        is_idle: Whether there is nothing to see to at a step's end; False while a checkpoint is being written.
+    """
+
+    def __init__(self, trainer: TrainingHooks) -> None:
+        self.trainer = trainer
+        self.is_idle = True
+        self._thread: ThreadPoolExecutor | None = None
+        self._buffers = Buffers()
+        self._under_way: _Write | None = None
+        self._tidying: Future[Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"trainer": self.trainer}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["trainer"])  # type: ignore[misc]
+
+    # Saving
+
+    def save_and_tell(self, *, at_once: bool = False) -> None:
+        """Save a checkpoint of this moment, and call `on_save` when it is durable.
+
+        Arguments:
+            at_once: Wait for it, whatever `save_async` says.
+
+        Raises:
+            CheckpointError: it could not be written, and `save_errors` is "raise".
+        """
+        trainer = self.trainer
+        if at_once or not trainer.args.save_async:
+            self.finish()
+            self._save_and_tell_at_once()
+        elif self._may_begin():
+            self._begin()
+        trainer.control.should_save = False
+
+    def _save_and_tell_at_once(self) -> None:
+        trainer = self.trainer
+        try:
+            trainer.save_checkpoint()
+        except CheckpointError as error:
+            self._go_on_or_raise(error)
+            return
+        trainer.control = trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
+
+    def save(self) -> Path:
+        """Write a checkpoint of this moment, and return its path once it is durable."""
+        trainer = self.trainer
+        path = write_checkpoint(take_snapshot(trainer, trainer.training_loop), trainer.args.output_dir)
+        trainer.reporting.note_checkpoint(path)
+        self._rotation(path)()
+        return path
+
+    def _go_on_or_raise(self, error: CheckpointError) -> None:
+        if self.trainer.args.save_errors == "raise":
+            raise error
+        logger.error("NO CHECKPOINT: %s. Training goes on (save_errors='warn'); earlier checkpoints stand", error)
+
+    def _rotation(self, written: Path) -> Callable[[], Any]:
+        """Return what lets older checkpoints go, to be called here or in the thread."""
+        trainer, args = self.trainer, self.trainer.args
+        kept = [written, *trainer.reporting.checkpoints_in_use()]
+        run_id, best = trainer.run_id, trainer.state.best_model_checkpoint
+        return lambda: rotate(
+            args.output_dir,
+            limit=args.save_total_limit,
+            run_id=run_id,
+            best=best,
+            keep=kept,
+            top_k=args.save_top_k,
+            greater_is_better=args.greater_is_better,
+        )
+
+    # Beside the training
+
+    def _may_begin(self) -> bool:
+        """Return whether a checkpoint may be begun now, waiting for the one before if need be."""
+        state = self.trainer.state
+        if self._under_way is None:
+            return True
+        is_wanted = state.global_step in (state.max_steps, state.best_global_step)
+        if self.trainer.args.save_async_busy == "skip" and not is_wanted and not self._under_way.future.done():
+            logger.warning("no checkpoint at step %d: %s is being written", state.global_step, self._under_way.path)
+            return False
+        self.finish()
+        return True
+
+    def _begin(self) -> None:
+        trainer = self.trainer
+        if self._tidying is not None:
+            self._tidying.result()
+        snapshot = self._copied(take_snapshot(trainer, trainer.training_loop))
+        path = checkpoint_dir(trainer.args.output_dir, snapshot.step)
+        output_dir = trainer.args.output_dir
+
+        def write() -> Path:
+            self._buffers.wait()
+            return write_checkpoint(snapshot, output_dir)
+
+        self._under_way = _Write(path, copy_of(snapshot.trainer_state), self._submit(write))
+        self.is_idle = False
+
+    def _copied(self, snapshot: Snapshot) -> Snapshot:
+        """Return a snapshot that shares nothing with the training."""
+        live = {
+            "model_state": _without_moving_parts(unwrap_model(self.trainer.model)),
+            "optimizer": snapshot.optimizer,
+            "scheduler": snapshot.scheduler,
+            "scaler": snapshot.scaler,
+            "randomness": snapshot.randomness,
+            "extra": snapshot.extra,
+        }
+        own_state = copy.deepcopy(snapshot.loopwright_state)
+        copied = self._buffers.copy(live)
+        return dataclasses.replace(
+            snapshot, trainer_state=copy_of(snapshot.trainer_state), loopwright_state=own_state, **copied
+        )
+
+    def fence(self) -> None:
+        """Before the weights change: let that wait on the device until they have been copied."""
+        if self._under_way is not None:
+            self._buffers.fence()
+
+    def begin(self) -> None:
+        """Training begins: where it will be saved beside it, get memory for the copies once there is state to copy."""
+        self.is_idle = not self.trainer.args.save_async
+
+    def settle(self) -> None:
+        """At a step's end: tell callbacks of a checkpoint that is durable by now, or raise what went wrong with it.
+
+        Raises:
+            CheckpointError: it could not be written, and `save_errors` is "raise".
+        """
+        if self._under_way is None:
+            self._reserve()
+        elif self._under_way.future.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written, if any, and tell callbacks of it.
+
+        Raises:
+            CheckpointError: it could not be written, and `save_errors` is "raise".
+        """
+        write, self._under_way = self._under_way, None
+        self.is_idle = True
+        if write is None:
+            return
+        trainer = self.trainer
+        try:
+            path = write.future.result()
+        except CheckpointError as error:
+            self._go_on_or_raise(error)
+            return
+        trainer.reporting.note_checkpoint(path, step=write.state.global_step)
+        trainer.control = trainer.callback_handler.on_save(trainer.args, write.state, trainer.control)
+        self._tidying = self._submit(self._rotation(path))
+
+    def _reserve(self) -> None:
+        optimizer = None if self.trainer.args.save_only_model else self.trainer.optimizer.state_dict()
+        live = [unwrap_model(self.trainer.model).state_dict(), optimizer]
+        self._tidying = self._submit(lambda: self._buffers.reserve(live))
+        self.is_idle = True
+
+    def end(self) -> None:
+        """Wait for everything that the thread does, and end it; the buffers are given back."""
+        try:
+            self.finish()
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown(wait=True)
+            self._thread, self._tidying = None, None
+            self._buffers = Buffers()
+
+    def _submit(self, work: Any) -> Future[Any]:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="loopwright-save")
+        return self._thread.submit(work)
+
+
+def copy_of(state: TrainerState) -> TrainerState:
+    """Return a copy of `state` that later steps don't change."""
+    return dataclasses.replace(
+        state,
+        log_history=[dict(line) for line in state.log_history],
+        stateful_callbacks=copy.deepcopy(state.stateful_callbacks),
+    )
+
+
+def _without_moving_parts(model: nn.Module) -> dict[str, Any]:
+    """Return the model's state dict; what the forward of the next step may change on a device is cloned there."""
+    state = dict(model.state_dict())
+    for name, buffer in model.named_buffers():
+        if buffer.is_cuda and name in state:
+            state[name] = buffer.detach().clone()
+    return state

@@ -1,0 +1,71 @@
+"""Forks trainings of scenes.py and ends them as told, so that each costs no import: python forker.py.
+
+A line of JSON in, {"scene", "directory", "changes", "signal", "after"}: a training of that scene goes on from what is
+in the directory, and gets the signal so many seconds after its beginning. A line of JSON out: {"exit", "seconds"}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch._dynamo  # which the first optimizer imports, for seconds
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+torch.set_num_threads(1)  # before anything is computed: a thread pool would not live on in the forked
+
+import loopwright.integrations  # noqa: E402, F401 (all that a training imports is here before the first fork)
+from tests.crash import scenes  # noqa: E402
+
+LIMIT_SECONDS = 120
+
+
+def run(order):
+    started = time.monotonic()
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        log = os.open(Path(order["directory"]) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = 1
+        try:
+            scenes.train(order["scene"], order["directory"], **order.get("changes", {}))
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    due = None if order.get("after") is None else started + order["after"]
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return {"exit": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - started}
+        now = time.monotonic()
+        if due is not None and now >= due:
+            os.kill(child, order["signal"])
+            due = None
+        if now - started > LIMIT_SECONDS:
+            os.kill(child, 9)
+        time.sleep(0.001)
+
+
+def main():
+    for line in sys.stdin:
+        print(json.dumps(run(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

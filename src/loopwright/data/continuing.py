@@ -18,11 +18,9 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from loopwright.data.loaders import has_length
 from loopwright.data.numbering import source_of, with_source
 from loopwright.data.samplers import EpochSampler, step_over, too_few_batches
+from loopwright.data.streams import forgets_its_buffer
 
 OnSkip = Callable[[int, int], None]
-
-# Its state forgets the examples in its buffer: 10 of 100 were lost at a resume.
-_FORGETFUL = "BufferShuffledExamplesIterable"
 
 
 def carrier_of(loader: Any) -> Any:
@@ -51,20 +49,6 @@ def why_read_past(loader: Any) -> str:
     if _has_state(dataset):
         return 'the dataset\'s state is in worker processes; pip install "loopwright[streaming]" gets it from there'
     return "it has no state_dict and load_state_dict, which would make this needless"
-
-
-def forgets_its_buffer(dataset: Any) -> bool:
-    """Return whether `dataset` is a stream of Hugging Face `datasets` that is shuffled through a buffer."""
-    parts, seen = [getattr(dataset, "_ex_iterable", None)], set()
-    while parts:
-        part = parts.pop()
-        if part is None or id(part) in seen:
-            continue
-        seen.add(id(part))
-        if type(part).__name__ == _FORGETFUL:
-            return True
-        parts += [getattr(part, "ex_iterable", None), *(getattr(part, "ex_iterables", None) or ())]
-    return False
 
 
 def iterate_from(loader: Iterable[Any], num_batches: int, *, on_skip: OnSkip | None = None) -> Iterator[Any]:

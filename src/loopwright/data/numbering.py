@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from loopwright.data.samplers import step_over, too_few_batches
+from loopwright.data.streams import RememberingStream, is_hugging_face
 
 
 class Numbered:
@@ -150,7 +151,10 @@ def number_batches(loader: Any, seed: int) -> Any:
     """
     if not isinstance(loader, DataLoader) or loader.num_workers == 0:
         return loader
-    return with_source(loader, seed)
+    numbered = with_source(loader, seed)
+    if is_hugging_face(loader.dataset):
+        vars(numbered)["dataset"] = RememberingStream(loader.dataset)
+    return numbered
 
 
 def with_source(loader: DataLoader[Any], seed: int | None) -> DataLoader[Any]:

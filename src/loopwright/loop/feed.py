@@ -59,6 +59,7 @@ class Feed:
         self._began: dict[str, Any] = {}
         self._own_stream: torch.Tensor | None = None
         self._is_between = True
+        self._placed_at: Any = None
 
     # Handing out
 
@@ -70,6 +71,7 @@ class Feed:
             batch = self._waiting.popleft()
         elif self._own_stream is None:
             batch = next(self._batches)
+            self._placed_at = None
         else:
             with self._in_own_stream():
                 batch = next(self._batches)
@@ -124,6 +126,7 @@ class Feed:
         self._batches = iter(())
         self._waiting.clear()
         self._is_between = True
+        self._placed_at = None
         self.begin_group()
 
     def close(self) -> None:
@@ -134,6 +137,7 @@ class Feed:
     def _iterator(self, position: int, carried: Any) -> Iterator[Any]:
         if position and carried is not None and self._carrier is not None:
             self._carrier.load_state_dict(carried)
+            self._placed_at = carried  # until the first batch from there, not everything that has a state says so
             continued: Iterator[Any] = iter(self.loader)
             return continued
         if not is_read_past(self.loader):
@@ -221,8 +225,8 @@ class Feed:
             return None
 
     def _carried(self) -> Any:
-        if self._carrier is None:
-            return None
+        if self._carrier is None or self._placed_at is not None:
+            return self._placed_at
         try:
             return copy.deepcopy(as_plain(self._carrier.state_dict()))
         except TypeError as error:

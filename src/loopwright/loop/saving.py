@@ -79,15 +79,17 @@ class Saving:
         if at_once or not trainer.args.save_async:
             self.finish()
             self._save_and_tell_at_once()
-        elif self._may_begin():
-            self._begin()
-        trainer.control.should_save = False
+        else:
+            if self._may_begin():
+                self._begin()
+            trainer.control.should_save = False
 
     def _save_and_tell_at_once(self) -> None:
         trainer = self.trainer
         try:
             trainer.save_checkpoint()
         except CheckpointError as error:
+            trainer.control.should_save = False
             self._go_on_or_raise(error)
             return
         trainer.control = trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)

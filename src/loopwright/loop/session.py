@@ -166,7 +166,7 @@ class TrainingSession:
             trainer.saving.finish()
             is_wanted = trainer.args.save_on_exception and not isinstance(error, Preempted | CheckpointError)
             if is_wanted and loop is not None and self._can_save_after_exception(loop):
-                loop.rewind_update()
+                loop.rewind()
                 trainer.saving.save_and_tell(at_once=True)
         except Exception as another:  # the one that ends the training is to be seen, not what follows from it
             logger.error("no checkpoint after %s: %s", type(error).__name__, describe(another))

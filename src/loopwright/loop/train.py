@@ -75,6 +75,7 @@ class TrainingLoop:
         resumption: What to put back when the data stands at `position`; None in a new training.
         saved_mark: `mark` of the newest checkpoint, or of the beginning.
         is_paused: Whether the loop has stopped to be gone on with by another process.
+        is_acting: Whether it is acting on control flags.
         is_whole: Whether weights and step number belong together; not so while the optimizer steps.
     """
 
@@ -98,6 +99,7 @@ class TrainingLoop:
         self.flags_to_act_on: Mapping[str, bool] | None = None
         self.saved_mark: tuple[Any, ...] | None = None
         self.is_paused = False
+        self.is_acting = False
         self.is_whole = True
         self.device = trainer.args.device
         self.start_time = time.time()
@@ -282,6 +284,7 @@ class TrainingLoop:
     def act(self) -> None:
         """Log, evaluate and save, as the control flags say."""
         trainer = self.trainer
+        self.is_acting = True
         if trainer.control.should_log and trainer.state.global_step > self.last_logged_step:
             self.log()
         if trainer.control.should_evaluate:
@@ -291,6 +294,7 @@ class TrainingLoop:
                 trainer.control.should_save = is_best
         if trainer.control.should_save:
             trainer.saving.save_and_tell()
+        self.is_acting = False
 
     def log(self) -> None:
         """Make the log line of the steps since the last one."""
@@ -304,7 +308,7 @@ class TrainingLoop:
 
     def _evaluate_pausably(self, *, steps_scheduler: bool = True) -> dict[str, float]:
         """Evaluate; where the loop has to pause meanwhile, as if the evaluation had not been begun."""
-        flags = {name: getattr(self.trainer.control, name) for name in CONTROL_FLAGS}
+        flags = self._flags()
         with self.pause.in_evaluation(lambda: len(self.trainer.state.log_history)):
             try:
                 return self.evaluate(steps_scheduler=steps_scheduler)
@@ -350,8 +354,13 @@ class TrainingLoop:
         position = vars(self.position)
         return (self.trainer.state.global_step, *position.values(), None if flags is None else tuple(flags.values()))
 
-    def rewind_update(self) -> None:
-        """Give back the micro-batches of an update that was not finished: it will be done from its beginning."""
+    def _flags(self) -> dict[str, bool]:
+        return {name: getattr(self.trainer.control, name) for name in CONTROL_FLAGS}
+
+    def rewind(self) -> None:
+        """After an exception: whatever was begun and not finished is to be done from its beginning."""
+        if self.is_acting:
+            self.flags_to_act_on = self._flags()
         if self.update is not None:
             self.position.batches -= self.feed.used
             self.feed.used = 0

@@ -178,3 +178,41 @@ def test_starting_anew_beside_an_earlier_run_is_said_and_leaves_it_alone(tmp_pat
         "checkpoint-4",
         "checkpoint-8",
     ]
+
+
+def test_a_finished_run_on_a_stream_that_is_resumed_ends_at_once(tmp_path):
+    build(tmp_path, data=Stream, max_steps=9, save_steps=3).train()
+    again = build(tmp_path, data=Stream, max_steps=9, save_steps=3)
+    assert again.train(resume_from_checkpoint=True).global_step == 9
+
+
+class StopTraining(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 4:
+            control.should_training_stop = True
+
+
+def test_a_stop_that_a_kill_came_before_is_obeyed_and_one_that_was_carried_out_is_not_repeated(tmp_path):
+    whole = build(tmp_path / "whole", callbacks=(StopTraining(),))
+    whole.train()
+    assert whole.state.global_step == 4
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "parts", callbacks=(StopTraining(), Stop(4))).train()
+    resumed = build(tmp_path / "parts", callbacks=(StopTraining(),))
+    resumed.train(resume_from_checkpoint=True)
+    assert steady(resumed.state.log_history) == steady(whole.state.log_history)
+    assert resumed.state.global_step == 4
+
+    on_purpose = build(tmp_path / "parts", callbacks=(StopTraining(),))
+    on_purpose.train(resume_from_checkpoint=True)
+    assert on_purpose.state.global_step == on_purpose.state.max_steps
+
+
+def test_an_evaluation_at_the_start_is_not_repeated_by_a_resume(tmp_path):
+    whole = build(tmp_path / "whole", eval_on_start=True)
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "parts", eval_on_start=True, callbacks=(Stop(4),)).train()
+    resumed = build(tmp_path / "parts", eval_on_start=True)
+    resumed.train(resume_from_checkpoint=True)
+    assert steady(resumed.state.log_history) == steady(whole.state.log_history)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-_PLAIN_TYPES = frozenset({torch.Tensor, type(None), bool, int, float, complex, str, bytes})
+_PLAIN_TYPES = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
 def map_leaves(nested: Any, function: Callable[[Any], Any]) -> Any:
@@ -35,10 +35,13 @@ def as_plain(nested: Any) -> Any:
     if isinstance(nested, (list, tuple)) and not hasattr(nested, "to"):
         kind = list if isinstance(nested, list) else tuple
         return kind(as_plain(item) for item in nested)
-    if isinstance(nested, np.ndarray) and nested.dtype.kind in "biufc":
+    # Nothing that derives from an array, memory-mapped ones say: a file would name its class, and not be read back.
+    if type(nested) is np.ndarray and nested.dtype.kind in "biufc":
         return nested
     if isinstance(nested, np.generic) and nested.dtype.kind in "biufc":
         return nested.item()
+    if type(nested) is torch.Tensor:
+        return nested.clone() if _is_part_of_more(nested) else nested
     if type(nested) in _PLAIN_TYPES:
         return nested
     raise TypeError(f"a {type(nested).__name__} is no plain value")
@@ -63,6 +66,11 @@ def rebuild_sequence(like: list[Any] | tuple[Any, ...], items: list[Any]) -> Any
     if hasattr(like, "_fields"):  # a named tuple takes its items one by one
         return type(like)(*items)
     return type(like)(items)
+
+
+def _is_part_of_more(tensor: torch.Tensor) -> bool:
+    """Return whether `tensor` is a view of a larger one, perhaps the whole dataset, which a file would hold too."""
+    return tensor.layout is torch.strided and tensor.untyped_storage().nbytes() > tensor.nbytes
 
 
 def _are_same(left: Iterable[Any], right: Iterable[Any]) -> bool:

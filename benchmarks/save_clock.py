@@ -37,20 +37,18 @@ class SaveClock:
     _num_begun: int = 0
     _num_quiet: int = 0
     _is_saving: bool = False
+    _has_just_saved: bool = False
 
     @property
     def is_over(self) -> bool:
         """Whether everything was saved and measured."""
         return self._is_quiet() and self._num_begun == self.num_saves
 
-    @property
-    def has_just_saved(self) -> bool:
-        """Whether the step that begins is the first after a save."""
-        return self._num_begun > 0 and self._num_quiet == 0 and not self._is_saving
-
-    def step_begins(self) -> None:
-        """Note it."""
+    def step_begins(self) -> bool:
+        """Note it, and return whether a checkpoint has become durable since the step before began."""
         self.trace.append((BEGIN, perf_counter()))
+        has_just_saved, self._has_just_saved = self._has_just_saved, False
+        return has_just_saved
 
     def step_ends(self) -> bool:
         """Note it, and return whether to save now."""
@@ -68,6 +66,7 @@ class SaveClock:
         """Note that the checkpoint is on the disk, or as far as it will be brought; any thread may call."""
         self.trace.append((DURABLE, perf_counter()))
         self._is_saving = False
+        self._has_just_saved = True
 
     def _is_quiet(self) -> bool:
         return not self._is_saving and self._num_quiet >= self.num_quiet_steps

@@ -119,8 +119,7 @@ def _train_with(name: str, job: Job, clock: SaveClock, **arguments: Any) -> None
 
 def _make_callback(base: type, clock: SaveClock) -> Any:
     def on_step_begin(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        clock.step_begins()
-        if clock.has_just_saved:
+        if clock.step_begins():
             _remove_all_but_newest(Path(args.output_dir))
 
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -165,8 +164,7 @@ def _train_by_hand(make_save: Callable[[Path], AbstractContextManager[Save]], jo
         save = stack.enter_context(make_save(job.output_dir))
         under_way: Future[Any] | None = None
         for step, batch in enumerate(make_loader(job), 1):
-            clock.step_begins()
-            if clock.has_just_saved:
+            if clock.step_begins():
                 if under_way is not None:
                     under_way.result()
                 _remove_all_but_newest(job.output_dir)

@@ -36,6 +36,8 @@ _MODULES = {
     "import": "imports",
     "log": "log",
     "journal": "journal",
+    "checkpoint": "checkpoint",
+    "resume": "resume",
 }
 
 SUITES: dict[str, Suite] = {name: cast(Suite, import_module(f"{__name__}.{file}")) for name, file in _MODULES.items()}

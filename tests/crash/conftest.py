@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from loopwright.errors import JournalError
+from loopwright.journal.reader import JournalReader
+
 
 class Forker:
     def __init__(self, process):
@@ -23,6 +26,14 @@ class Forker:
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
         return answer["exit"], answer["seconds"]
+
+    def is_over(self, directory):
+        """Return whether the training had ended in order; one that early stopping ended would go on, started again."""
+        try:
+            with JournalReader(directory) as reader:
+                return reader.attempts(reader.runs()[-1].id)[-1].status.is_success
+        except (JournalError, IndexError):
+            return False
 
     def outcome(self, directory):
         return torch.load(directory / "outcome.pt", weights_only=False)

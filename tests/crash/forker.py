@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import time
 from pathlib import Path
@@ -48,18 +49,16 @@ def run(order):
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    due = None if order.get("after") is None else started + order["after"]
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return {"exit": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - started}
-        now = time.monotonic()
-        if due is not None and now >= due:
-            os.kill(child, order["signal"])
-            due = None
-        if now - started > LIMIT_SECONDS:
+    waiting = os.pidfd_open(child)
+    limit = LIMIT_SECONDS if order.get("after") is None else order["after"]
+    is_over = bool(select.select([waiting], [], [], limit)[0])
+    if not is_over:
+        os.kill(child, order["signal"] if order.get("after") is not None else 9)
+        if not select.select([waiting], [], [], LIMIT_SECONDS)[0]:
             os.kill(child, 9)
-        time.sleep(0.001)
+    os.close(waiting)
+    _, status = os.waitpid(child, 0)
+    return {"exit": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - started}
 
 
 def main():

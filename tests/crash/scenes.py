@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from loopwright import EarlyStoppingCallback, ExportableState, Trainer, TrainerCallback, TrainingArguments
+from loopwright import EarlyStoppingCallback, ExportableState, Preempted, Trainer, TrainerCallback, TrainingArguments
 
 COUNT = 46  # examples: 23 batches of 2, an epoch that accumulation by 3 doesn't divide
 VOLATILE = ("_runtime", "_per_second")
@@ -288,6 +288,16 @@ def differences(one, other, path=""):
 def train(scene, directory, **changes):
     """Train `scene`, going on from whatever is in `directory`, and leave the outcome there."""
     trainer = build(scene, directory, **changes)
-    trainer.train(resume_from_checkpoint="auto")
-    torch.save(outcome(trainer), Path(directory) / "outcome.tmp")
-    (Path(directory) / "outcome.tmp").rename(Path(directory) / "outcome.pt")
+    try:
+        trainer.train(resume_from_checkpoint="auto")
+    except Preempted:
+        if trainer.training_loop.is_paused:
+            raise
+        _leave(outcome(trainer), Path(directory))  # the signal came when there was nothing left to do
+        raise
+    _leave(outcome(trainer), Path(directory))
+
+
+def _leave(found, directory):
+    torch.save(found, directory / "outcome.tmp")
+    (directory / "outcome.tmp").rename(directory / "outcome.pt")

@@ -175,9 +175,7 @@ class TakesOpaque(Network):
 
 def build_with_opaque(directory, **options):
     trainer = build(directory, **options)
-    model = TakesOpaque()
-    model.load_state_dict(trainer.model.state_dict())
-    trainer.model = trainer.model_wrapped = model
+    trainer.model.__class__ = TakesOpaque  # a new one would draw from the random streams
     trainer.args.remove_unused_columns = False
     trainer.data_collator = lambda examples: {**default_data_collator(examples), "thing": Opaque()}
     return trainer
@@ -339,7 +337,11 @@ def test_an_evaluation_at_an_epochs_end_is_given_up_and_done_anew(tmp_path):
     train_preempted(build(tmp_path / "parts", callbacks=(stop,), **options))
     assert stop.calls == 6
     resume(tmp_path / "parts", whole, **options)
-    assert [path.name for path in list_checkpoints(tmp_path / "parts")] == [f"checkpoint-{step}" for step in (7, 14, 21)]
+    assert [path.name for path in list_checkpoints(tmp_path / "parts")] == [
+        "checkpoint-7",
+        "checkpoint-14",
+        "checkpoint-21",
+    ]
 
 
 def build_with_two_evaluations(directory, **options):
@@ -408,7 +410,8 @@ def test_a_signal_right_after_a_save_saves_no_second_time(save_async, tmp_path):
 def test_a_resumed_training_that_is_signalled_at_once_saves_no_second_time(tmp_path):
     train_preempted(build(tmp_path, callbacks=(On("on_step_end", send, at=2),), save_steps=100))
     witness = Witness()
-    train_preempted(build(tmp_path, callbacks=(witness, On("on_train_begin", send)), save_steps=100), resume_from_checkpoint=True)
+    again = build(tmp_path, callbacks=(witness, On("on_train_begin", send)), save_steps=100)
+    train_preempted(again, resume_from_checkpoint=True)
     assert witness.saved == []
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-2"]
 
@@ -639,7 +642,7 @@ class SlowInWorkers(Dataset):
 
 
 def build_with_workers(directory, **options):
-    trainer = build(
+    return build(
         directory / "out",
         data=SlowInWorkers,
         dataloader_num_workers=2,
@@ -650,7 +653,6 @@ def build_with_workers(directory, **options):
         per_device_eval_batch_size=1,
         **options,
     )
-    return trainer
 
 
 def train_with_workers(directory):
@@ -669,7 +671,7 @@ def test_signals_to_the_whole_process_group_end_in_order_and_go_on_exactly(run, 
     whole = torch.load(tmp_path / "whole" / "outcome.pt", weights_only=True)
     dice = random.Random(0)
     hits = 0
-    for number in range(4):
+    for number in range(3):
         directory = tmp_path / str(number)
         for _ in range(2):
             process = run("train_with_workers", directory)
@@ -679,7 +681,8 @@ def test_signals_to_the_whole_process_group_end_in_order_and_go_on_exactly(run, 
                 os.killpg(process.pid, signal.SIGTERM)
             status = process.wait()
             assert status in (0, EXIT_CODE, -signal.SIGTERM), process.log()
-            assert status != -signal.SIGTERM or (directory / "outcome.pt").exists(), process.log()
+            if status == -signal.SIGTERM:  # it came after the training, and nobody's handlers took it
+                assert last_attempt(directory / "out").status is Status.COMPLETED, process.log()
             hits += status == EXIT_CODE
             (directory / "began").unlink()
         process = run("train_with_workers", directory)
@@ -689,4 +692,4 @@ def test_signals_to_the_whole_process_group_end_in_order_and_go_on_exactly(run, 
         assert outcome["history"] == whole["history"]
         for name, value in whole["weights"].items():
             assert torch.equal(outcome["weights"][name], value), name
-    assert hits >= 4
+    assert hits >= 3

@@ -75,19 +75,22 @@ class Buffers:
     def _copy_tensor(self, tensor: torch.Tensor, storages: dict[Any, torch.Tensor], shares: Mapping[Any, int]) -> Any:
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
             return tensor.detach().clone()
+        if tensor.is_conj() or tensor.is_neg():  # its memory holds something else than it
+            return tensor.detach().clone()
         tensor = tensor.detach()
         storage = tensor.untyped_storage()
         if _is_small_part(tensor, shares):
-            whole = self._take(tensor.nbytes, tensor.is_cuda)
-            target = whole.view(tensor.dtype).view(tensor.shape) if tensor.numel() else tensor.clone()
-            self._move(target, tensor)
-            return target
+            if (place := _place(tensor)) not in storages:
+                whole = self._take(tensor.nbytes, tensor.is_cuda)
+                storages[place] = whole.view(tensor.dtype).view(tensor.shape) if tensor.numel() else tensor.clone()
+                self._move(storages[place], tensor)
+            return storages[place]
         key = _key(tensor)
         if key not in storages:
             storages[key] = self._take(storage.nbytes(), tensor.is_cuda)
             self._move(storages[key], torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage))
-        place = torch.empty(0, dtype=tensor.dtype)
-        return place.set_(storages[key].untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+        copied = torch.empty(0, dtype=tensor.dtype)
+        return copied.set_(storages[key].untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
 
     def _move(self, target: torch.Tensor, source: torch.Tensor) -> None:
         if not source.is_cuda:
@@ -117,10 +120,7 @@ def _shares(nested: Any) -> dict[Any, int]:
     shares: defaultdict[Any, int] = defaultdict(int)
     seen = set()
     for tensor in _tensors_in(nested):
-        if (
-            tensor.layout is torch.strided
-            and (place := (_key(tensor), tensor.storage_offset(), tensor.size())) not in seen
-        ):
+        if tensor.layout is torch.strided and (place := _place(tensor)) not in seen:
             seen.add(place)
             shares[_key(tensor)] += tensor.nbytes
     return shares
@@ -131,16 +131,19 @@ def _sizes(nested: Any) -> list[tuple[int, bool]]:
     for tensor in _tensors_in(nested):
         if tensor.layout is not torch.strided:
             continue
-        if _is_small_part(tensor, shares):
-            sizes.append((tensor.nbytes, tensor.is_cuda))
-        elif (key := _key(tensor)) not in seen:
+        is_part = _is_small_part(tensor, shares)
+        if (key := _place(tensor) if is_part else _key(tensor)) not in seen:
             seen.add(key)
-            sizes.append((tensor.untyped_storage().nbytes(), tensor.is_cuda))
+            sizes.append((tensor.nbytes if is_part else tensor.untyped_storage().nbytes(), tensor.is_cuda))
     return sizes
 
 
 def _key(tensor: torch.Tensor) -> Any:
     return tensor.device, tensor.untyped_storage().data_ptr()
+
+
+def _place(tensor: torch.Tensor) -> Any:
+    return _key(tensor), tensor.storage_offset(), tensor.size(), tensor.stride(), tensor.dtype
 
 
 def _is_small_part(tensor: torch.Tensor, shares: Mapping[Any, int]) -> bool:

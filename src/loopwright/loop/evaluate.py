@@ -10,9 +10,10 @@ import torch
 
 from loopwright._support.log import get_logger
 from loopwright.data.loaders import find_batch_size, has_length
-from loopwright.data.waiting import poll_while_waiting
+from loopwright.data.waiting import end_workers, poll_while_waiting
 from loopwright.loop.gather import OutputCollector
 from loopwright.loop.metrics import plain_values, with_prefix
+from loopwright.loop.pausing import Paused
 from loopwright.outputs import EvalLoopOutput, EvalPrediction
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class EvaluationLoop:
         self.predictions = OutputCollector(concatenate=concatenate)
         self.labels = OutputCollector(concatenate=concatenate)
         self.inputs = OutputCollector(concatenate=concatenate)
+        self.batches: Any = ()
         self.metrics: dict[str, Any] | None = None
 
     def run(self, model: torch.nn.Module, loader: Any) -> EvalLoopOutput:
@@ -64,6 +66,9 @@ class EvaluationLoop:
         trainer.callback_handler.eval_dataloader = loader
         try:
             self._go_through(model, loader)
+        except Paused:
+            end_workers(self.batches)
+            raise
         finally:
             if trainer.is_in_train and was_training:
                 model.train()
@@ -72,7 +77,7 @@ class EvaluationLoop:
     def _go_through(self, model: torch.nn.Module, loader: Any) -> None:
         trainer, args = self.trainer, self.trainer.args
         pause = trainer.training_loop.pause if trainer.is_in_train and trainer.training_loop is not None else None
-        batches = iter(loader)
+        batches = self.batches = iter(loader)
         if pause is not None:
             pause.signals.guard_workers()
             poll_while_waiting(batches, pause.stop_in_evaluation)

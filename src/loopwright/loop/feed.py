@@ -24,7 +24,8 @@ from loopwright.data.loaders import SeededLoader, begin_epoch, generators_of
 from loopwright.data.nesting import as_plain
 from loopwright.data.numbering import batch_seed, number_batches, source_of
 from loopwright.data.samplers import EpochSampler
-from loopwright.data.waiting import poll_while_waiting
+from loopwright.data.waiting import end_workers, poll_while_waiting
+from loopwright.errors import CheckpointError, describe
 from loopwright.runtime.randomness import capture_randomness, restore_randomness
 
 logger = get_logger(__name__)
@@ -60,6 +61,7 @@ class Feed:
         self._own_stream: torch.Tensor | None = None
         self._is_between = True
         self._placed_at: Any = None
+        self._is_exhausted = False
 
     # Handing out
 
@@ -67,15 +69,21 @@ class Feed:
         return self
 
     def __next__(self) -> Any:
-        if self._waiting:
-            batch = self._waiting.popleft()
-        elif self._own_stream is None:
-            batch = next(self._batches)
-            self._placed_at = None
-        else:
-            with self._in_own_stream():
-                batch = next(self._batches)
+        batch = self._waiting.popleft() if self._waiting else self._next_of_loader()
         self._taken.append(batch)
+        return batch
+
+    def _next_of_loader(self) -> Any:
+        try:
+            if self._own_stream is None:
+                batch = next(self._batches)
+                self._placed_at = None
+            else:
+                with self._in_own_stream():
+                    batch = next(self._batches)
+        except StopIteration:
+            self._is_exhausted = True
+            raise
         return batch
 
     def begin_group(self) -> None:
@@ -115,6 +123,10 @@ class Feed:
             self._own_stream = torch.Generator().manual_seed(batch_seed(self.seed, epoch, -1)).get_state()
         self._waiting = deque(state.get("pending", ()))
         self._is_between = False
+        if state.get("is_exhausted"):
+            self._is_exhausted = True
+            self.restore_generators(state["generators"])
+            return
         with self._as_if_workers_had_lived(epoch):
             self._batches = self._iterator(used + len(self._waiting), state.get("carried"))
         if self.check is not None:
@@ -127,19 +139,23 @@ class Feed:
         self._waiting.clear()
         self._is_between = True
         self._placed_at = None
+        self._is_exhausted = False
         self.begin_group()
 
-    def close(self) -> None:
-        """Let go of everything, workers that were to be kept included."""
+    def close(self, *, at_once: bool = False) -> None:
+        """Let go of everything, workers that were to be kept included.
+
+        Arguments:
+            at_once: Don't wait for what workers are loading.
+        """
+        if at_once:
+            end_workers(self._batches)
         self.end()
         self.loader = self._carrier = None
 
     def _iterator(self, position: int, carried: Any) -> Iterator[Any]:
         if position and carried is not None and self._carrier is not None:
-            self._carrier.load_state_dict(carried)
-            self._placed_at = carried  # until the first batch from there, not everything that has a state says so
-            continued: Iterator[Any] = iter(self.loader)
-            return continued
+            return self._iterator_at(carried)
         if not is_read_past(self.loader):
             return iterate_from(self.loader, position)
         batches: Iterator[Any] = iter(self.loader)
@@ -151,6 +167,18 @@ class Feed:
         bar = tqdm(total=position, desc="Reading past", unit="batch", disable=not self.shows_progress, leave=False)
         with bar, self._in_own_stream():
             return read_past(batches, position, lambda done, total: self._advance(bar, done))
+
+    def _iterator_at(self, carried: Any) -> Iterator[Any]:
+        try:
+            self._carrier.load_state_dict(carried)
+            batches: Iterator[Any] = iter(self.loader)
+        except Exception as error:  # torchdata's are AssertionErrors: another number of workers, say
+            raise CheckpointError(
+                "the training data can't be put to where the checkpoint says, as they are other data or have another "
+                f"number of workers ({describe(error)}); ignore_data_skip=True begins the epoch anew"
+            ) from error
+        self._placed_at = carried  # until the first batch from there, not everything that has a state says so
+        return batches
 
     @contextmanager
     def _as_if_workers_had_lived(self, epoch: int) -> Iterator[None]:
@@ -193,6 +221,17 @@ class Feed:
 
     # Where it is
 
+    @staticmethod
+    def could_begin_with(state: Mapping[str, Any]) -> bool:
+        """Return whether `state`, which comes from a file, has the form of what `state` returns."""
+        began = state.get("began", {"randomness": {}, "generators": []})
+        return (
+            isinstance(began, Mapping)
+            and isinstance(began.get("randomness"), Mapping)
+            and isinstance(state.get("pending", []), list)
+            and all(_are_states(part.get("generators")) for part in (state, began))
+        )
+
     def state(self) -> dict[str, Any] | None:
         """Return where the feed is, in plain values; None where the number of used batches says it all."""
         pending = self._pending()
@@ -202,7 +241,8 @@ class Feed:
         if not self._is_between:
             state["began"] = self._began
         if pending is not None and not self._is_between:
-            state |= {"pending": pending, "carried": self._carried()}
+            # A loader at its end may say that it is at the beginning, of the next epoch: nobody is to ask it.
+            state |= {"pending": pending, "carried": self._carried(), "is_exhausted": self._is_exhausted}
         return state
 
     def can_save_pending(self) -> bool:
@@ -225,7 +265,7 @@ class Feed:
             return None
 
     def _carried(self) -> Any:
-        if self._carrier is None or self._placed_at is not None:
+        if self._carrier is None or self._placed_at is not None or self._is_exhausted:
             return self._placed_at
         try:
             return copy.deepcopy(as_plain(self._carrier.state_dict()))
@@ -240,3 +280,7 @@ class Feed:
             and not isinstance(loader.dataset, IterableDataset)
             and isinstance(getattr(loader.batch_sampler, "sampler", None), EpochSampler)
         )
+
+
+def _are_states(generators: Any) -> bool:
+    return isinstance(generators, list) and all(isinstance(state, torch.Tensor) for state in generators)

@@ -6,12 +6,22 @@ schedule, gradient scale, random streams, data position, the sums since the last
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopwright._support.log import get_logger
 from loopwright.callbacks.persistence import capture_states, restore_states
-from loopwright.checkpoint.layout import DATA_STATE_NAME, UPDATE_NAME, checkpoint_dir
+from loopwright.checkpoint.layout import (
+    DATA_STATE_NAME,
+    LOOPWRIGHT_STATE_NAME,
+    OPTIMIZER_NAME,
+    SCALER_NAME,
+    SCHEDULER_NAME,
+    UPDATE_NAME,
+    checkpoint_dir,
+)
 from loopwright.checkpoint.reader import (
     load_data_state,
     load_loopwright_state,
@@ -22,7 +32,9 @@ from loopwright.checkpoint.reader import (
     load_update,
 )
 from loopwright.checkpoint.snapshot import Snapshot
+from loopwright.errors import CheckpointError, describe
 from loopwright.loop.branching import ended_in_order
+from loopwright.loop.feed import Feed
 from loopwright.loop.metrics import metric_name
 from loopwright.loop.train import Position, Resumption
 from loopwright.loop.update import Update
@@ -87,7 +99,6 @@ def _own_state(trainer: TrainingHooks, loop: TrainingLoop | None) -> dict[str, A
     }
     if loop is not None:
         own["loop"] = loop.state()
-        loop.saved_mark = loop.mark()
     return own
 
 
@@ -121,7 +132,8 @@ def position_in(directory: Path, global_step: int, plan: TrainingPlan, *, ignore
     if ignore_data_skip:
         return Position(global_step // plan.steps_per_epoch)
     if "loop" in own:
-        return Position(**own["loop"]["position"])
+        with _fitting(directory, LOOPWRIGHT_STATE_NAME):
+            return Position(**own["loop"]["position"])
     epoch, steps = divmod(global_step, plan.steps_per_epoch)
     return Position(epoch, steps * plan.accumulation)
 
@@ -139,23 +151,42 @@ def restore_loop(trainer: TrainingHooks, loop: TrainingLoop, directory: Path) ->
     if (optimizer_state := load_optimizer(directory)) is None:
         logger.warning("%s holds weights alone: the optimizer starts anew", directory)
     else:
-        trainer.optimizer.load_state_dict(optimizer_state)
+        with _fitting(directory, OPTIMIZER_NAME):
+            trainer.optimizer.load_state_dict(optimizer_state)
     if (scheduler_state := load_scheduler(directory)) is not None:
-        trainer.lr_scheduler.load_state_dict(scheduler_state)
+        with _fitting(directory, SCHEDULER_NAME):
+            trainer.lr_scheduler.load_state_dict(scheduler_state)
     if (scaler_state := load_scaler(directory)) is not None:
-        trainer.precision.load_state_dict(scaler_state)
+        with _fitting(directory, SCALER_NAME):
+            trainer.precision.load_state_dict(scaler_state)
     saved = (load_loopwright_state(directory) or {}).get("loop", {})
     if saved:
-        loop.load_state(saved)
+        with _fitting(directory, LOOPWRIGHT_STATE_NAME):
+            loop.load_state(saved)
     loop.resumption = Resumption(flags=_flags_to_act_on(trainer, saved))
     randomness = load_randomness(directory)
     if randomness is not None:
         loop.resumption.restore_streams = lambda: restore_randomness(randomness)
     if trainer.args.ignore_data_skip:
         return
-    loop.resumption.data = load_data_state(directory)
+    if (data := load_data_state(directory)) is not None and not Feed.could_begin_with(data):
+        raise CheckpointError(f"{directory / DATA_STATE_NAME}: doesn't say where in the data a training stood")
+    loop.resumption.data = data
     if (update := load_update(directory)) is not None:
-        loop.resumption.update = Update.from_state(update, unwrap_model(trainer.model), trainer.args.device)
+        with _fitting(directory, UPDATE_NAME):
+            loop.resumption.update = Update.from_state(update, unwrap_model(trainer.model), trainer.args.device)
+
+
+@contextmanager
+def _fitting(directory: Path, name: str) -> Iterator[None]:
+    """Let an error inside name the file of the checkpoint whose content it comes from.
+
+    That is another optimizer's, say: what a file holds can be read, and not be put back into this training.
+    """
+    try:
+        yield
+    except Exception as error:  # whatever torch's load_state_dict stumbles over
+        raise CheckpointError(f"{directory / name}: doesn't fit this training: {describe(error)}") from error
 
 
 def _flags_to_act_on(trainer: TrainingHooks, saved: dict[str, Any]) -> dict[str, bool] | None:

@@ -41,6 +41,7 @@ class _Write:
     path: Path
     state: TrainerState
     future: Future[Path]
+    best_before: str | None
 
 
 class Saving:
@@ -86,11 +87,12 @@ class Saving:
 
     def _save_and_tell_at_once(self) -> None:
         trainer = self.trainer
+        best_before = trainer.state.best_model_checkpoint
         try:
             trainer.save_checkpoint()
         except CheckpointError as error:
             trainer.control.should_save = False
-            self._go_on_or_raise(error)
+            self._go_on_or_raise(error, best_before)
             return
         trainer.control = trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
 
@@ -98,11 +100,20 @@ class Saving:
         """Write a checkpoint of this moment, and return its path once it is durable."""
         trainer = self.trainer
         path = write_checkpoint(take_snapshot(trainer, trainer.training_loop), trainer.args.output_dir)
+        self._mark_saved()
         trainer.reporting.note_checkpoint(path)
         self._rotation(path)()
         return path
 
-    def _go_on_or_raise(self, error: CheckpointError) -> None:
+    def _mark_saved(self, *, is_saved: bool = True) -> None:
+        if (loop := self.trainer.training_loop) is not None:
+            loop.saved_mark = loop.mark() if is_saved else None
+
+    def _go_on_or_raise(self, error: CheckpointError, best_before: str | None) -> None:
+        state = self.trainer.state
+        self._mark_saved(is_saved=False)
+        if state.best_model_checkpoint is not None and not Path(state.best_model_checkpoint).is_dir():
+            state.best_model_checkpoint = best_before
         if self.trainer.args.save_errors == "raise":
             raise error
         logger.error("NO CHECKPOINT: %s. Training goes on (save_errors='warn'); earlier checkpoints stand", error)
@@ -140,6 +151,7 @@ class Saving:
         trainer = self.trainer
         if self._tidying is not None:
             self._tidying.result()
+        best_before = trainer.state.best_model_checkpoint
         snapshot = self._copied(take_snapshot(trainer, trainer.training_loop))
         path = checkpoint_dir(trainer.args.output_dir, snapshot.step)
         output_dir = trainer.args.output_dir
@@ -148,7 +160,8 @@ class Saving:
             self._buffers.wait()
             return write_checkpoint(snapshot, output_dir)
 
-        self._under_way = _Write(path, copy_of(snapshot.trainer_state), self._submit(write))
+        self._under_way = _Write(path, copy_of(snapshot.trainer_state), self._submit(write), best_before)
+        self._mark_saved()
         self.is_idle = False
 
     def _copied(self, snapshot: Snapshot) -> Snapshot:
@@ -200,8 +213,11 @@ class Saving:
         trainer = self.trainer
         try:
             path = write.future.result()
+        except KeyboardInterrupt:
+            self._under_way = write  # it is still being written, and will be waited for again
+            raise
         except CheckpointError as error:
-            self._go_on_or_raise(error)
+            self._go_on_or_raise(error, write.best_before)
             return
         trainer.reporting.note_checkpoint(path, step=write.state.global_step)
         trainer.control = trainer.callback_handler.on_save(trainer.args, write.state, trainer.control)

@@ -109,7 +109,7 @@ class TrainingSession:
             finally:
                 trainer.saving.end()
                 if trainer.training_loop is not None:
-                    trainer.training_loop.feed.close()
+                    trainer.training_loop.feed.close(at_once=self._is_paused())
             trainer.reporting.end(*self._ending())
         if self.signals.received is not None and not self._is_paused():
             self._leave()  # it came when there was nothing left to save

@@ -73,9 +73,9 @@ class TrainingLoop:
 
     Attributes:
         resumption: What to put back when the data stands at `position`; None in a new training.
-        saved_mark: `mark` of the newest checkpoint, or of the beginning.
+        saved_mark: `mark` of the newest checkpoint, or of the beginning; None where that checkpoint failed.
         is_paused: Whether the loop has stopped to be gone on with by another process.
-        is_acting: Whether it is acting on control flags.
+        is_acting: Whether callbacks are asked, at a step's or an epoch's end, or what they say is acted on.
         is_whole: Whether weights and step number belong together; not so while the optimizer steps.
     """
 
@@ -110,6 +110,7 @@ class TrainingLoop:
         self.is_done = False
         self.ignore_keys_for_eval: list[str] | None = None
         self._parameters: list[torch.nn.Parameter] = []
+        self._tokens_before_update = trainer.state.num_input_tokens_seen
 
     # Epochs
 
@@ -169,6 +170,7 @@ class TrainingLoop:
         position.epoch_ended = not cut_short
         if position.epoch_ended:
             self.feed.end()
+        self.is_acting = True
         trainer.control = trainer.callback_handler.on_epoch_end(trainer.args, trainer.state, trainer.control)
         self.act()
 
@@ -213,6 +215,7 @@ class TrainingLoop:
             return False
         if begun is None:
             self.update = Update.of(trainer, batches, num_items)
+            self._tokens_before_update = trainer.state.num_input_tokens_seen
             trainer.control = trainer.callback_handler.on_step_begin(trainer.args, trainer.state, trainer.control)
         else:
             begun.batches = batches
@@ -226,17 +229,18 @@ class TrainingLoop:
         loss = self._accumulate()
         if loss is None:
             return
-        self.window.add(loss)
         self._step_optimizer()
+        self.window.add(loss)
         state.global_step += 1
         state.epoch = self.position.epoch + self.position.batches / self.plan.batches_per_epoch
-        self.is_whole = True
+        self.is_whole = self.is_acting = True
         self.update = None
         trainer.control = handler.on_step_end(args, state, trainer.control)
         control = trainer.control
         self.position.is_cut = control.should_epoch_stop
         if control.should_log or control.should_evaluate or control.should_save:
             self.act()
+        self.is_acting = False
 
     def _accumulate(self) -> torch.Tensor | None:
         """Return the update's loss, its gradients being there; None where a callback said stop before the last one."""
@@ -365,3 +369,4 @@ class TrainingLoop:
             self.position.batches -= self.feed.used
             self.feed.used = 0
             self.update = None
+            self.trainer.state.num_input_tokens_seen = self._tokens_before_update

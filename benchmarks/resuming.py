@@ -1,6 +1,6 @@
 """A training that is resumed, in a worker: from the call until the end of the first step.
 
-    prepare     a training up to one step after the checkpoint, in a process that pays nothing for its data
+    prepare     a training up to one step after the checkpoint, on data that takes no time
     resume      in a copy of that output directory, where each example takes its time
 
 Every example carries its number, so that a resume in the wrong place is an error here and not a good figure.
@@ -33,7 +33,7 @@ Example = dict[str, torch.Tensor]
 def _make_example(number: int, length: int, seconds: float) -> Example:
     if seconds:
         time.sleep(seconds)
-    # Doubles hold the number exactly enough; the model is told of no more than its parity.
+    # As a share of all, so that inputs stay small: single precision is enough to tell some thousands apart.
     return {"inputs": torch.tensor([number / length, 1.0, 0.5, number % 2.0]), "labels": torch.tensor(number % 2)}
 
 

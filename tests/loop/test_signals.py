@@ -363,6 +363,28 @@ def test_of_two_evaluations_the_second_goes_on_to_its_end_once_the_first_is_logg
     resume(tmp_path / "parts", whole, make=build_with_two_evaluations, **EVALUATION)
 
 
+class EndsProcesses(Noisy):
+    """Does what a signal to the whole process group does: the training gets it, and the worker dies of it."""
+
+    def __getitem__(self, index):
+        os.kill(os.getppid(), signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+
+def test_workers_that_a_signal_ends_in_an_evaluation_half_logged_leave_the_checkpoints_there_are(tmp_path):
+    options = {**EVALUATION, "save_steps": 1, "dataloader_num_workers": 1, "max_steps": 4}
+    whole = build_with_two_evaluations(tmp_path / "whole", **options)
+    whole.train()
+    trainer = build_with_two_evaluations(tmp_path / "parts", **options)
+    trainer.eval_dataset["b"] = EndsProcesses(4)
+    assert train_preempted(trainer).code == EXIT_CODE
+    assert last_attempt(tmp_path / "parts").status is Status.PREEMPTED
+    assert [path.name for path in list_checkpoints(tmp_path / "parts")] == ["checkpoint-1"]
+    resume(tmp_path / "parts", whole, make=build_with_two_evaluations, **options)
+
+
 def test_an_evaluation_that_a_callback_makes_itself_is_not_given_up(tmp_path):
     lines = []
     trainer = build(tmp_path, max_steps=3, per_device_eval_batch_size=1, callbacks=(On("on_prediction_step", send),))

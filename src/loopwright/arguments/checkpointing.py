@@ -12,7 +12,8 @@ class CheckpointingArguments:
     """Contents, rotation, best model and resume."""
 
     save_total_limit: int | None = None
-    """Checkpoints to keep: the newest, and the best where `load_best_model_at_end` is set. None or 0 keeps all."""
+    """Checkpoints to keep: the newest, among them always the best where there is a `metric_for_best_model`. Pinned
+    ones stay beside them. None or 0 keeps all."""
 
     save_top_k: int | None = None
     """Keep the checkpoints with the so many best values of `metric_for_best_model`, beside the newest and those that

@@ -120,6 +120,12 @@ class TrainingLoop:
             self._run_epochs()
         except Paused:
             self.is_paused = True
+        except RuntimeError as error:
+            # A signal to the process group ended workers where the training can't be saved as it is, in an evaluation
+            # of which a line is logged: the checkpoints that there are will do.
+            if not (self.pause.is_asked and "DataLoader worker" in str(error)):
+                raise
+            self.is_paused, self.saved_mark = True, self.mark()
 
     def _run_epochs(self) -> None:
         trainer = self.trainer

@@ -7,6 +7,7 @@ import resource
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from loopwright import Trainer, TrainerCallback, TrainingArguments
 from loopwright.checkpoint import find_damage, list_checkpoints, load_model_weights, load_optimizer, load_trainer_state
 from loopwright.errors import CheckpointError, Preempted
+from loopwright.journal import file as files
 from loopwright.journal.reader import JournalReader
 from loopwright.loop import saving
 from loopwright.records import Kind, Status
@@ -315,7 +317,14 @@ def disk():
 def build_heavy(directory, gate, disk, **options):
     """Return a Trainer that saves at steps 2 and 4, the disk being full from 3 to 5."""
     witness = Witness()
-    callbacks = (AtStep((2, 4), save), AtStep(3, disk.fill), AtStep(5, disk.clear), witness)
+
+    def fill(control):
+        until = time.monotonic() + 30
+        while (gate.at_once or not list_checkpoints(directory)) and time.monotonic() < until:
+            time.sleep(0.01)
+        disk.fill()
+
+    callbacks = (AtStep((2, 4), save), AtStep(3, fill), AtStep(5, disk.clear), witness)
     trainer = build(directory, callbacks=callbacks, optim="sgd", **{**BESIDE, **options})
     trainer.model = trainer.model_wrapped = Heavy()
     trainer.callback_handler.callbacks.insert(0, AtStep((4, 5), let_through(gate, trainer)))
@@ -731,3 +740,22 @@ def test_a_full_disk_at_an_exception_hides_nothing_of_it(tmp_path, disk, caplog)
         trainer.train()
     assert checkpoints(tmp_path) == []
     assert "no checkpoint after ValueError" in caplog.text
+
+
+def test_the_journal_is_on_the_disk_before_the_checkpoint_and_the_loop_waits_for_neither(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync_file", _noting(synced, tmp_path, files.sync_file))
+    trainer = build(tmp_path, **BESIDE, callbacks=(AtStep(3, save),))
+    trainer.train()
+    beside = [(thread, checkpoints) for thread, name, checkpoints in synced if name == "journal.db-wal"]
+    assert beside[0] == ("loopwright-save_0", [])
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-7"]
+
+
+def _noting(synced, directory, sync_file):
+    def note(path):
+        checkpoints = [found.name for found in list_checkpoints(directory)]
+        synced.append((threading.current_thread().name, Path(path).name, checkpoints))
+        sync_file(path)
+
+    return note

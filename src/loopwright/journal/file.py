@@ -7,6 +7,7 @@ close ──▶ what waits is tried a last time, or named as lost
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sqlite3
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loopwright._support.env import read_choice
+from loopwright._support.files import sync_file
 from loopwright._support.log import get_logger, warn_once
 from loopwright.errors import JournalError, JournalNotFound
 from loopwright.journal.filesystem import is_network_filesystem
@@ -247,3 +249,16 @@ def _try(action: Callable[[], None]) -> bool:
         logger.warning("the journal: %s", error)
         return False
     return True
+
+
+def sync_beside(output_dir: Path) -> None:
+    """Bring what was committed to the journal in `output_dir` onto the disk, from any thread: no writer waits for it.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    # Never the SQLite file itself: closing another descriptor of it would drop the locks that SQLite holds. What is in
+    # there has been synced on its way from the log.
+    for name in (f"{JOURNAL_NAME}-wal", LINES_NAME):
+        with contextlib.suppress(FileNotFoundError):
+            sync_file(output_dir / name)

@@ -50,8 +50,12 @@ class Reports(Protocol):
         """Return the checkpoints that a tracker has still to take."""
         ...
 
-    def whereabouts(self) -> dict[str, Any] | None:
-        """Return what a checkpoint keeps of the journal."""
+    def whereabouts(self, *, syncs: bool = True) -> dict[str, Any] | None:
+        """Return what a checkpoint keeps of the journal, which is on the disk then if `syncs`."""
+        ...
+
+    def sync_beside(self) -> None:
+        """Bring the journal onto the disk from another thread."""
         ...
 
 

@@ -52,10 +52,15 @@ logger = get_logger(__name__)
 FORMAT_VERSION = 1
 
 
-def take_snapshot(trainer: TrainingHooks, loop: TrainingLoop | None) -> Snapshot:
+def take_snapshot(trainer: TrainingHooks, loop: TrainingLoop | None, *, syncs_journal: bool = True) -> Snapshot:
     """Return everything of this instant; without optimizer and randomness where `save_only_model` is set.
 
     Tensors are shared with the running training, not copied: write it before the next step.
+
+    Arguments:
+        trainer: Whose training it is.
+        loop: The running loop, None outside of one.
+        syncs_journal: Whether the journal is brought onto the disk first; whoever writes later does that himself.
     """
     args, state = trainer.args, trainer.state
     state.stateful_callbacks = capture_states([*trainer.callback_handler.callbacks, trainer.control])
@@ -71,7 +76,7 @@ def take_snapshot(trainer: TrainingHooks, loop: TrainingLoop | None) -> Snapshot
         scaler=scaler_state or None,
         randomness=capture_randomness() if complete else None,
         trainer_state=state,
-        loopwright_state=_own_state(trainer, loop),
+        loopwright_state=_own_state(trainer, loop, syncs_journal=syncs_journal),
         training_args_json=args.to_json_string(),
         processing_class=trainer.processing_class,
         extra=extra,
@@ -88,12 +93,12 @@ def _data_and_update(trainer: TrainingHooks, loop: TrainingLoop) -> dict[str, An
     return extra
 
 
-def _own_state(trainer: TrainingHooks, loop: TrainingLoop | None) -> dict[str, Any]:
+def _own_state(trainer: TrainingHooks, loop: TrainingLoop | None, *, syncs_journal: bool) -> dict[str, Any]:
     own: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "run_id": trainer.run_id,
         "callbacks_at_start": trainer.callbacks_at_start,
-        "journal": trainer.reporting.whereabouts(),
+        "journal": trainer.reporting.whereabouts(syncs=syncs_journal),
         "decisions": [str(decision) for decision in trainer.callback_handler.decisions],
         "metric": _metric_here(trainer),
     }

@@ -152,12 +152,13 @@ class Saving:
         if self._tidying is not None:
             self._tidying.result()
         best_before = trainer.state.best_model_checkpoint
-        snapshot = self._copied(take_snapshot(trainer, trainer.training_loop))
+        snapshot = self._copied(take_snapshot(trainer, trainer.training_loop, syncs_journal=False))
         path = checkpoint_dir(trainer.args.output_dir, snapshot.step)
         output_dir = trainer.args.output_dir
 
         def write() -> Path:
             self._buffers.wait()
+            trainer.reporting.sync_beside()
             return write_checkpoint(snapshot, output_dir)
 
         self._under_way = _Write(path, copy_of(snapshot.trainer_state), self._submit(write), best_before)

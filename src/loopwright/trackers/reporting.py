@@ -20,6 +20,7 @@ from loopwright.delivery.process import DeliveryProcess
 from loopwright.delivery.store import read_delivered
 from loopwright.delivery.worker import Deadlines
 from loopwright.errors import JournalError
+from loopwright.journal.file import sync_beside
 from loopwright.journal.reader import JournalReader, SinkEntry
 from loopwright.journal.recorder import Recorder
 from loopwright.records import Decision, Kind, Run, Status
@@ -221,12 +222,22 @@ class Reporting:
         values = {"path": _relative(path, recorder.output_dir), **details}
         recorder.record(Kind.ARTIFACT, self._owner.state.global_step, values, tracker=tracker)
 
-    def whereabouts(self) -> dict[str, Any] | None:
-        """Bring the journal onto the disk, and return what a checkpoint keeps of it."""
+    def whereabouts(self, *, syncs: bool = True) -> dict[str, Any] | None:
+        """Return what a checkpoint keeps of the journal; it is on the disk then, or that is left to `sync_beside`."""
         if self.recorder is None:
             return None
-        self.recorder.sync()
+        if syncs:
+            self.recorder.sync()
         return self.recorder.whereabouts()
+
+    def sync_beside(self) -> None:
+        """Bring the journal onto the disk from another thread: a checkpoint must not outlive what it refers to."""
+        recorder = self.recorder
+        try:
+            if recorder is not None:
+                sync_beside(recorder.output_dir)
+        except OSError as error:
+            logger.warning("the journal could not be synced: %s", error)
 
     def checkpoints_in_use(self) -> list[Path]:
         """Return the checkpoints that a tracker has still to take: rotation leaves them alone."""

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from loopwright import EarlyStoppingCallback, ExportableState, Trainer, TrainerCallback, TrainingArguments
+from loopwright.loop.branching import why_branch
 
 VOLATILE = ("_runtime", "_per_second")
 
@@ -216,3 +217,12 @@ def test_an_evaluation_at_the_start_is_not_repeated_by_a_resume(tmp_path):
     resumed = build(tmp_path / "parts", eval_on_start=True)
     resumed.train(resume_from_checkpoint=True)
     assert steady(resumed.state.log_history) == steady(whole.state.log_history)
+
+
+@pytest.mark.parametrize("content", ["5", "null", "[" * 100_000])
+def test_arguments_that_are_none_say_nothing_about_a_branch(content, tmp_path):
+    trainer = build(tmp_path, max_steps=2, save_steps=2)
+    trainer.train()
+    checkpoint = tmp_path / "checkpoint-2"
+    (checkpoint / "training_args.json").write_text(content)
+    assert why_branch(checkpoint, str(tmp_path), trainer.args) is None

@@ -6,6 +6,7 @@ Beginning an epoch thus leaves torch's global random stream where it was, for dr
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import TYPE_CHECKING, Any, cast
 
@@ -196,4 +197,12 @@ def _stateful_loader() -> type[Any]:
     if not is_installed("torchdata"):
         return SeededLoader
     module = require("torchdata.stateful_dataloader", extra="streaming", purpose="a dataset with a state")
-    return type("SeededStatefulLoader", (_Seeded, module.StatefulDataLoader), {})
+    return type("SeededStatefulLoader", (_Quiet, _Seeded, module.StatefulDataLoader), {})
+
+
+class _Quiet:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        with warnings.catch_warnings():
+            # torchdata 0.11 calls what torch has deprecated since, which is no news to whoever trains.
+            warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
+            super().__init__(*arguments, **options)

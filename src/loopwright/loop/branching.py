@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loopwright.checkpoint.layout import TRAINING_ARGS_NAME, list_checkpoints, step_of
+from loopwright.checkpoint.layout import TRAINING_ARGS_NAME, list_checkpoints, step_of, why_unreadable
 from loopwright.checkpoint.reader import load_loopwright_state
 from loopwright.checkpoint.verify import find_damage
 from loopwright.errors import CheckpointError, JournalError
@@ -124,11 +124,13 @@ def _run_of(checkpoint: Path) -> str | None:
 
 
 def _changed_arguments(checkpoint: Path, args: TrainingArguments) -> list[str]:
-    try:
-        before: dict[str, Any] = json.loads((checkpoint / TRAINING_ARGS_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # written by another library
+    if why_unreadable(checkpoint, TRAINING_ARGS_NAME):  # written by another library
         return []
-    return _changed(before, json.loads(args.to_json_string()))
+    try:
+        before: Any = json.loads((checkpoint / TRAINING_ARGS_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return _changed(before, json.loads(args.to_json_string())) if isinstance(before, dict) else []
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 os.environ.update(
     COMET_DISABLE_AUTO_LOGGING="1",  # comet_ml would patch other libraries at its import
@@ -13,5 +14,8 @@ os.environ.update(
 )
 
 import torch
+from tqdm import tqdm
 
 torch.set_num_threads(1)
+# tqdm's own lock is a semaphore that forked workers share: one that a test kills while it holds it would stop all others.
+tqdm.set_lock(threading.RLock())

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
-from tqdm.auto import tqdm
 
 from loopwright._support.log import get_logger
 from loopwright.data.continuing import carrier_of, is_read_past, iterate_from, read_past, why_read_past
@@ -164,9 +163,13 @@ class Feed:
         logger.warning(
             "reading past the %d batches that were trained on already: %s", position, why_read_past(self.loader)
         )
-        bar = tqdm(total=position, desc="Reading past", unit="batch", disable=not self.shows_progress, leave=False)
-        with bar, self._in_own_stream():
-            return read_past(batches, position, lambda done, total: self._advance(bar, done))
+        with self._in_own_stream():
+            if not self.shows_progress:
+                return read_past(batches, position, lambda done, total: self._look_up())
+            from tqdm.auto import tqdm  # noqa: PLC0415 -- 0.1 s, for those alone who see a bar
+
+            with tqdm(total=position, desc="Reading past", unit="batch", leave=False) as bar:
+                return read_past(batches, position, lambda done, total: self._advance(bar, done))
 
     def _iterator_at(self, carried: Any) -> Iterator[Any]:
         try:
@@ -199,6 +202,9 @@ class Feed:
 
     def _advance(self, bar: Any, done: int) -> None:
         bar.update(done - bar.n)
+        self._look_up()
+
+    def _look_up(self) -> None:
         if self.check is not None:
             self.check()
 

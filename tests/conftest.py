@@ -17,5 +17,5 @@ import torch
 from tqdm import tqdm
 
 torch.set_num_threads(1)
-# tqdm's own lock is a semaphore that forked workers share: one that a test kills while it holds it would stop all others.
+# tqdm's own lock is a semaphore that forked workers share: one that is killed while it holds it stops all others.
 tqdm.set_lock(threading.RLock())

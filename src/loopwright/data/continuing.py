@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from loopwright.data.loaders import has_length
 from loopwright.data.numbering import source_of, with_source
 from loopwright.data.samplers import EpochSampler, step_over, too_few_batches
-from loopwright.data.streams import forgets_its_buffer
+from loopwright.data.streams import forgets_its_buffer, has_state
 
 OnSkip = Callable[[int, int], None]
 
@@ -28,10 +28,10 @@ def carrier_of(loader: Any) -> Any:
     dataset = getattr(loader, "dataset", None)
     if forgets_its_buffer(dataset):
         return None
-    if _has_state(loader):
+    if has_state(loader):
         return loader
     if isinstance(loader, DataLoader) and loader.num_workers == 0 and isinstance(dataset, IterableDataset):
-        return dataset if _has_state(dataset) else None
+        return dataset if has_state(dataset) else None
     return None
 
 
@@ -46,7 +46,7 @@ def why_read_past(loader: Any) -> str:
     dataset = getattr(loader, "dataset", None)
     if forgets_its_buffer(dataset):
         return "the state of a Hugging Face stream forgets what is in its shuffle buffer"
-    if _has_state(dataset):
+    if has_state(dataset):
         return 'the dataset\'s state is in worker processes; pip install "loopwright[streaming]" gets it from there'
     return "it has no state_dict and load_state_dict, which would make this needless"
 
@@ -107,7 +107,3 @@ def read_past(batches: Iterator[Any], num_batches: int, on_skip: OnSkip | None =
         if on_skip is not None:
             on_skip(done, num_batches)
     return batches
-
-
-def _has_state(thing: Any) -> bool:
-    return callable(getattr(thing, "state_dict", None)) and callable(getattr(thing, "load_state_dict", None))

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from loopwright.data.samplers import step_over, too_few_batches
-from loopwright.data.streams import RememberingStream, is_hugging_face
+from loopwright.data.streams import RememberingStream, has_state, is_hugging_face
 
 
 class Numbered:
@@ -177,6 +177,4 @@ def _source_name(loader: Any) -> str:
 
 
 def _state_of(thing: Any) -> Any:
-    if callable(getattr(thing, "state_dict", None)) and callable(getattr(thing, "load_state_dict", None)):
-        return thing.state_dict()
-    return None
+    return thing.state_dict() if has_state(thing) else None

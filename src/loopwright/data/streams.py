@@ -1,4 +1,4 @@
-"""What the streams of Hugging Face `datasets` forget of their place, and a remedy where there is one."""
+"""What can say where it is; and what the streams of Hugging Face `datasets` forget of that, with a remedy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from torch.utils.data import IterableDataset
 
 # Its state leaves out the examples in the buffer: 10 of 100 were lost at a resume.
 _FORGETFUL = "BufferShuffledExamplesIterable"
+
+
+def has_state(thing: Any) -> bool:
+    """Return whether `thing`, a loader, dataset or sampler, can say where it is and be put back there."""
+    return callable(getattr(thing, "state_dict", None)) and callable(getattr(thing, "load_state_dict", None))
 
 
 def is_hugging_face(dataset: Any) -> bool:

@@ -161,7 +161,8 @@ class Saving:
             trainer.reporting.sync_beside()
             return write_checkpoint(snapshot, output_dir)
 
-        self._under_way = _Write(path, copy_of(snapshot.trainer_state), self._submit(write), best_before)
+        # Callbacks get the written state itself: they hear of it when nobody reads it any more.
+        self._under_way = _Write(path, snapshot.trainer_state, self._submit(write), best_before)
         self._mark_saved()
         self.is_idle = False
 

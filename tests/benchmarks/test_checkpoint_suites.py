@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from rich.console import Console
 
 from benchmarks import resuming, saving
 from benchmarks.save_clock import BEGIN, DURABLE, END, SAVE, SaveClock, summarize
 from benchmarks.settings import Options
 from benchmarks.suites import SUITES, checkpoint, resume
 from benchmarks.worker import Worker, WorkerError
-
-
-@pytest.fixture(autouse=True)
-def as_many_threads_as_before() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(num_threads)
-
-
-def printed(suite: str, results: dict[str, Any]) -> str:
-    """Return what `suite` prints of `results`, that went through a file, where there is no terminal."""
-    console = Console(file=io.StringIO(), width=120)
-    for table in SUITES[suite].render(json.loads(json.dumps(results))):
-        console.print(table)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return text
+from tests.benchmarks.rendering import printed
 
 
 def run(suite: str) -> dict[str, Any]:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 import pytest
-import torch
-from rich.console import Console
 
 from benchmarks import journal as records
 from benchmarks import training
@@ -29,25 +24,10 @@ from loopwright.journal.recorder import Recorder
 from loopwright.records import Kind, Record, Run, Status
 from loopwright.trackers.placement import place
 from loopwright.trackers.registry import make_tracker
+from tests.benchmarks.rendering import printed
 
 LOUD = Setting("tiny", log_every=1, bar=False)
 RUN = Run(id="a" * 32, output_dir="out", created_at=1.0)
-
-
-@pytest.fixture(autouse=True)
-def as_many_threads_as_before() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(num_threads)
-
-
-def printed(suite: str, results: dict[str, Any]) -> str:
-    """Return what `suite` prints of `results`, that went through a file, where there is no terminal."""
-    console = Console(file=io.StringIO(), width=120)
-    for table in SUITES[suite].render(json.loads(json.dumps(results))):
-        console.print(table)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return text
 
 
 def run(suite: str, *, num_rounds: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 
 os.environ.update(
     COMET_DISABLE_AUTO_LOGGING="1",  # comet_ml would patch other libraries at its import
@@ -14,8 +13,5 @@ os.environ.update(
 )
 
 import torch
-from tqdm import tqdm
 
 torch.set_num_threads(1)
-# tqdm's own lock is a semaphore that forked workers share: one that is killed while it holds it stops all others.
-tqdm.set_lock(threading.RLock())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -196,6 +197,8 @@ def _bar_class() -> type[Any]:
         from tqdm.auto import tqdm  # noqa: PLC0415
 
     class Bar(tqdm):  # type: ignore[type-arg]
+        # tqdm keeps its lock where writing raises, the terminal being gone: other threads' bars would wait for ever.
+        _lock = threading.RLock()
         monitor_interval = 0  # no watching thread: it would write to a terminal that may be gone
 
         def __init__(self, **options: Any) -> None:

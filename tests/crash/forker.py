@@ -24,6 +24,7 @@ torch.set_num_threads(1)  # before anything is computed: a thread pool would not
 
 import loopwright.integrations  # noqa: E402, F401 (all that a training imports is here before the first fork)
 from tests.crash import scenes  # noqa: E402
+from tests.forked import work_and_exit  # noqa: E402
 
 LIMIT_SECONDS = 120
 
@@ -33,24 +34,8 @@ def run(order):
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        os.setpgid(0, 0)
-        log = os.open(Path(order["directory"]) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        code = 1
-        try:
-            scenes.train(order["scene"], order["directory"], **order.get("changes", {}))
-            code = 0
-        except SystemExit as error:
-            code = error.code
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        directory, changes = order["directory"], order.get("changes", {})
+        work_and_exit(lambda: scenes.train(order["scene"], directory, **changes), Path(directory) / "log.txt")
     waiting = os.pidfd_open(child)
     limit = LIMIT_SECONDS if order.get("after") is None else order["after"]
     is_over = bool(select.select([waiting], [], [], limit)[0])

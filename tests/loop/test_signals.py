@@ -24,6 +24,7 @@ from loopwright.data.collate import default_data_collator
 from loopwright.errors import Preempted
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Status
+from tests.forked import work_and_exit
 from tests.loop.test_resume import Network, Noisy, build, steady
 
 WATCHED = (signal.SIGTERM, signal.SIGUSR1)
@@ -488,23 +489,7 @@ for line in sys.stdin:
 
 def become(name, directory):
     """In a process just forked: do what the function `name` does, and exit as Python would."""
-    os.setsid()
-    log = os.open(Path(directory) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    code = 1
-    try:
-        globals()[name](Path(directory))
-        code = 0
-    except SystemExit as error:
-        code = error.code
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+    work_and_exit(lambda: globals()[name](Path(directory)), Path(directory) / "log.txt")
 
 
 class Process:

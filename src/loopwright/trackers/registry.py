@@ -36,11 +36,13 @@ class Listed:
         name: As `report_to` takes it.
         class_path: "module:class".
         sdk: The module whose presence means that it can be used; None where that is known.
+        aliases: What else `report_to` takes for it.
     """
 
     name: str
     class_path: str
     sdk: str | None
+    aliases: tuple[str, ...] = ()
 
     @property
     def is_usable(self) -> bool:
@@ -82,7 +84,8 @@ def resolve_trackers(report_to: str | Sequence[str] | None) -> list[str]:
     Raises:
         ArgumentError: a name is unknown, or its SDK is not installed; the message lists those that are.
     """
-    names = list(dict.fromkeys(normalize_report_to(report_to)))
+    aliases = {alias: tracker.name for tracker in listed_trackers().values() for alias in tracker.aliases}
+    names = list(dict.fromkeys(aliases.get(name, name) for name in normalize_report_to(report_to)))
     if names == ["all"]:
         return usable_trackers()
     for name in names:
@@ -91,10 +94,23 @@ def resolve_trackers(report_to: str | Sequence[str] | None) -> list[str]:
 
 
 def reporting_callbacks(names: Sequence[str], given: Iterable[Any]) -> list[Any]:
-    """Return a tracker for each name, but for those of which one, or a class, is among the callbacks `given`."""
-    kinds = tuple(callback if isinstance(callback, type) else type(callback) for callback in given)
+    """Return a tracker for each name, but for those of which one, or a class, is among the callbacks `given`.
+
+    Of two that report to the same service, as DagsHub's does to an MLflow server, the more special one does.
+    """
+    kinds = [callback if isinstance(callback, type) else type(callback) for callback in given]
     classes = [listed_trackers()[name].load() for name in names]
-    return [kind() for kind in classes if not any(issubclass(other, kind) for other in kinds)]
+    made = [kind() for kind in classes if not any(issubclass(other, kind) for other in kinds)]
+    return [tracker for tracker in made if not any(_stands_in_for(other, tracker) for other in made)]
+
+
+def _stands_in_for(other: TrackerCallback, tracker: TrackerCallback) -> bool:
+    if type(other) is type(tracker) or not isinstance(other, type(tracker)):
+        return False
+    try:
+        return other.why_off() is None
+    except ArgumentError:  # one of its variables can't be understood: said when the run begins
+        return False
 
 
 def _require_usable(name: str) -> None:

@@ -1,0 +1,45 @@
+"""MLflow: a database, read by its own client."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+from tests.trackers import places, readback
+from tests.trackers.mlflow_service import Databases
+
+
+@functools.cache
+def databases() -> Databases:
+    """Return one template for all tests of this process."""
+    directory = Path(tempfile.mkdtemp(prefix="mlflow-template-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Databases(directory)
+
+
+class Place(places.Place):
+    name = "mlflow"
+    stores_checkpoints = True
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "MLFLOW_TRACKING_URI": databases().copy(self.directory / "mlflow.db"),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "HF_MLFLOW_LOG_ARTIFACTS": "true",
+        }
+
+    def num_runs(self, out: Path) -> int:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=self._uri)
+        return sum(len(client.search_runs([one.experiment_id])) for one in client.search_experiments())
+
+    def holds(self, out: Path) -> bool:
+        return readback.mlflow(self._uri) == readback.journal_by_millisecond(out)
+
+    @property
+    def _uri(self) -> str:
+        return f"sqlite:///{self.directory}/mlflow.db"

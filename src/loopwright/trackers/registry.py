@@ -55,6 +55,7 @@ class Listed:
 
 
 BUILT_IN = (
+    Listed("codecarbon", "loopwright.trackers.codecarbon:CodeCarbonCallback", "codecarbon"),
     Listed("mlflow", "loopwright.trackers.mlflow:MLflowCallback", "mlflow"),
     Listed("tensorboard", "loopwright.trackers.tensorboard:TensorBoardCallback", "tensorboard"),
     Listed("wandb", "loopwright.trackers.wandb:WandbCallback", "wandb"),

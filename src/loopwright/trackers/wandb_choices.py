@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from loopwright._support.env import parse_flag
 from loopwright._support.log import get_logger, warn_once
-from loopwright.errors import JournalError, TrackerError, describe
-from loopwright.journal.reader import JournalReader
-from loopwright.records import Run, Status
+from loopwright.errors import TrackerError, describe
+from loopwright.records import Run
+from loopwright.trackers.presence import training_beside
 
 logger = get_logger(__name__)
 
@@ -197,7 +196,7 @@ def choose_settings(wandb: Any, run: Run, variable: Variable, *, is_in_training:
 
 def _about_machine(run: Run) -> dict[str, Any]:
     """Let W&B watch the training process, where this one runs beside it; else watch nothing, and keep git out."""
-    training = _training_beside(run)
+    training = training_beside(run)
     if training is not None:
         return {"x_stats_pid": training}
     return {
@@ -207,16 +206,6 @@ def _about_machine(run: Run) -> dict[str, Any]:
         "x_disable_stats": True,
         "x_save_requirements": False,
     }
-
-
-def _training_beside(run: Run) -> int | None:
-    try:
-        with JournalReader(run.output_dir) as reader:
-            newest = reader.attempts(run.id)[-1]
-    except (JournalError, IndexError):
-        return None
-    is_beside = newest.host == platform.node() and newest.pid == os.getppid()
-    return newest.pid if is_beside and newest.status is Status.RUNNING else None
 
 
 def choose_resume(variable: Variable, *, is_known: bool) -> str:

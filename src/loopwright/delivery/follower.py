@@ -260,7 +260,8 @@ class Follower:
             is_worth_it = present.error is None or self._reader.last_sequence(entry.run_id) > present.gave_up_at
             return present.is_done and is_worth_it and present.pending() > 0
         delivered, left = standing_of(self._reader, entry)
-        return left > 0 or not delivered.was_closed or (self._channel is not None and delivered.cursor == 0)
+        is_expected = delivered.cursor == 0 or bool(entry.options.get("attends"))
+        return left > 0 or not delivered.was_closed or (self._channel is not None and is_expected)
 
     def _start_worker(self, run: Run, entry: SinkEntry) -> None:
         worker = Worker(

@@ -75,7 +75,8 @@ class SinkEntry:
         run_id: The run.
         tracker: The tracker's name in this run.
         class_path: Its class, as "module:name".
-        options: The constructor's arguments.
+        options: "arguments" of its constructor; "takes_own_records", instead of the run's; "attends" the training,
+            though there be nothing to deliver.
         environment: The environment variables that say where and how it reports, without secrets.
         place: "delivery" for a process of its own, "training" for the training's.
         wants_checkpoints: Whether it takes checkpoints' files.

@@ -49,6 +49,7 @@ class TrackerCallback(TrainerCallback):
         variables: The environment variables that say where and how it reports: they are kept in the journal, so that
             `loopwright sync` finds the same place. None that holds a secret.
         purges: See `delivery.sink.Sink`.
+        attends: Whether it is to be open while a training is at work, though there be nothing to deliver.
         ambient_module: The SDK's module, where it has a notion of the current run that user code refers to: a program
             that has imported it before training wants that run in its own process.
 
@@ -60,6 +61,7 @@ class TrackerCallback(TrainerCallback):
     name: ClassVar[str] = ""
     variables: ClassVar[tuple[str, ...]] = ()
     purges: ClassVar[bool] = False
+    attends: ClassVar[bool] = False
     ambient_module: ClassVar[str | None] = None
     is_tracker: ClassVar[bool] = True  # the dispatcher isolates it, runs it first when training begins and last later
 

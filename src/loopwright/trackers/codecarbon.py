@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _LEAST_SECONDS = 1.0  # between two readings
-_LAST_LINE = "train_runtime"
+_LAST_LINE = "train_runtime"  # is in a training's last log line
 _SETTINGS = (
     "CLOUD_PROVIDER",
     "CLOUD_REGION",
@@ -69,6 +69,7 @@ class CodeCarbonCallback(TrackerCallback):
     """
 
     name: ClassVar[str] = "codecarbon"
+    attends: ClassVar[bool] = True
     variables: ClassVar[tuple[str, ...]] = (*(f"CODECARBON_{name}" for name in _SETTINGS), "CUDA_VISIBLE_DEVICES")
 
     _meter: Any = None
@@ -92,9 +93,8 @@ class CodeCarbonCallback(TrackerCallback):
     def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
         """Start to measure, where the training is at work; write what a killed session had measured."""
         run = self._run_to_show()
-        before = self.standing.reference.get("reading")
-        if before is not None and not self.standing.reference.get("is_written", True):
-            self._write_row(run, before)
+        if self.standing.reference.get("reading") is not None:
+            self._end_session(run, self.standing.reference)
         if training_beside(run) is not None:  # what is delivered later has nothing to measure
             self._meter = self._start_meter(run)
 
@@ -114,11 +114,8 @@ class CodeCarbonCallback(TrackerCallback):
             **settings,
             log_level="error",
             allow_multiple_runs=True,  # the lock for one at a time outlives a kill
-            save_to_file=False,
-            save_to_api=False,
-            save_to_logger=False,
-            save_to_prometheus=False,
-            save_to_logfire=False,
+            output_dir=run.output_dir,
+            output_methods=[],  # they write, or send, at moments of their own
             output_handlers=[Reading()],
         )
         meter.start()
@@ -134,41 +131,31 @@ class CodeCarbonCallback(TrackerCallback):
         settings.pop("output_file", None)
         settings.setdefault("project_name", run.project or "codecarbon")
         settings.setdefault("tracking_mode", "machine")
-        if self.country_iso_code is not None:
-            settings["country_iso_code"] = self.country_iso_code
         # This process hides all GPUs from itself; the training's are meant.
         if "gpu_ids" not in settings and (visible := self.variable("CUDA_VISIBLE_DEVICES")) is not None:
             settings["gpu_ids"] = visible
-        self._check_country(settings)
+        settings["country_iso_code"] = self._choose_country(settings)
         return settings
 
-    @staticmethod
-    def _check_country(settings: dict[str, Any]) -> None:
+    def _choose_country(self, settings: Mapping[str, Any]) -> str | None:
+        """Return the country's three letters; None for the world's average, which is said unless it is meant."""
         from codecarbon.core.config import get_hierarchical_config
         from codecarbon.input import DataSource
 
-        configured = get_hierarchical_config()
-        country = settings.get("country_iso_code") or configured.get("country_iso_code")
-        is_told = {"country_iso_code", "cloud_provider", "force_carbon_intensity_g_co2e_kwh"} & {*settings, *configured}
-        if not is_told:
-            warn_once(
-                logger,
-                "codecarbon: no country is given, so emissions are those of the world's average electricity: set "
-                'CODECARBON_COUNTRY_ISO_CODE (three letters, such as "FRA")',
-            )
-        elif country is not None and country.upper() not in DataSource().get_global_energy_mix_data():
-            settings.pop("country_iso_code", None)
-            warn_once(
-                logger,
-                f"codecarbon: CODECARBON_COUNTRY_ISO_CODE={country!r}: expected three letters of ISO 3166, such as "
-                '"FRA"; emissions are those of the world\'s average electricity',
-            )
-        elif country is not None:
-            settings["country_iso_code"] = country.upper()
+        told = {**get_hierarchical_config(), **settings}
+        country = self.country_iso_code or told.get("country_iso_code")
+        if country is None:
+            if not {"cloud_provider", "force_carbon_intensity_g_co2e_kwh"} & told.keys():
+                _say_world("no country is given")
+            return None
+        if country.upper() in DataSource().get_global_energy_mix_data():
+            return str(country.upper())
+        _say_world(f"there is no country {country!r}")
+        return None
 
     def _keep(self, reading: dict[str, Any]) -> None:
         self._reading = reading
-        self.standing.remember({"reading": reading, "is_written": False})
+        self.standing.remember({"reading": reading})
 
     # Records: they are only waited for
 
@@ -190,16 +177,21 @@ class CodeCarbonCallback(TrackerCallback):
         meter.stop()
         if self._reading is None:
             raise TrackerError("CodeCarbon's meter has measured nothing; see delivery.log")
-        self._write_row(self._run_to_show(), self._reading)
+        before = self.standing.reference.get("before")
+        self._end_session(self._run_to_show(), {"reading": self._reading, "before": before})
 
-    def _write_row(self, run: Run, reading: Mapping[str, Any]) -> None:
+    def _end_session(self, run: Run, reference: Mapping[str, Any]) -> None:
+        """Write the session's row, and let the next one count from its end."""
         from codecarbon.output import EmissionsData, FileOutput
 
-        path = self._table(run)
+        reading, path = reference["reading"], self._table(run)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A row that is there already, as where a kill came before that was noted, is replaced.
-        FileOutput(path.name, str(path.parent), on_csv_write="update").out(EmissionsData(**reading), None)
-        self.standing.remember({"is_written": True, "path": str(path)})
+        # Where a kill came before that was noted, the row is there already; to replace it rounds the others anew.
+        is_there = path.exists() and reading["run_id"] in path.read_text(encoding="utf-8")
+        how = "update" if is_there else "append"
+        FileOutput(path.name, str(path.parent), on_csv_write=how).out(EmissionsData(**reading), None)
+        self.standing.remember({"before": measured(reference), "reading": None, "path": str(path)})
+        self._reading = None
 
     def _table(self, run: Run) -> Path:
         directory = self.variable("CODECARBON_OUTPUT_DIR") or run.output_dir
@@ -230,7 +222,23 @@ class CodeCarbonCallback(TrackerCallback):
     def _measured(self, recorder: Any) -> dict[str, float]:
         if recorder is None or recorder.run is None:
             return {}
-        reading = read_delivered(recorder.output_dir, recorder.run.id, self.sink_name).reference.get("reading")
-        if reading is None:
-            return {}
-        return {"emissions_kg": reading["emissions"], "energy_kwh": reading["energy_consumed"]}
+        return measured(read_delivered(recorder.output_dir, recorder.run.id, self.sink_name).reference)
+
+
+def _say_world(why: str) -> None:
+    warn_once(
+        logger,
+        f"codecarbon: {why}, so emissions are those of the world's average electricity: set "
+        'CODECARBON_COUNTRY_ISO_CODE to three letters of ISO 3166, such as "FRA"',
+    )
+
+
+def measured(reference: Mapping[str, Any]) -> dict[str, float]:
+    """Return what all sessions of a run have measured together, as metrics; nothing where none has measured yet.
+
+    Arguments:
+        reference: What the tracker remembers: "reading" of the present session, and sums of those "before".
+    """
+    before, reading = reference.get("before") or {}, reference.get("reading")
+    now = {} if reading is None else {"emissions_kg": reading["emissions"], "energy_kwh": reading["energy_consumed"]}
+    return {name: before.get(name, 0.0) + now.get(name, 0.0) for name in {**before, **now}}

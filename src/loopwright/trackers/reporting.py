@@ -132,7 +132,11 @@ class Reporting:
             run_id=self._owner.run_id,
             tracker=tracker.sink_name,
             class_path=placed.class_path,
-            options={"arguments": tracker.constructor_arguments(), "takes_own_records": placed.takes_own_records},
+            options={
+                "arguments": tracker.constructor_arguments(),
+                "takes_own_records": placed.takes_own_records,
+                "attends": tracker.attends,
+            },
             environment=recorded_variables(tracker.variables),
             place=placed.place,
             wants_checkpoints=tracker.wants_checkpoints(),

@@ -40,7 +40,6 @@ def main() -> None:
         save_steps=5,
         save_total_limit=3,
         run_name="killed",
-        logging_dir=f"{directory}/events",
         tracker_call_timeout=60,
         tracker_close_timeout=90,
     )

@@ -89,11 +89,10 @@ def _read_int(value: Any) -> int:
 
 def _read_float(value: Any) -> float:
     """Return a number, leaving whole numbers whole."""
-    if isinstance(value, str):
-        value = _read_numeral(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise TypeError
-    return value
+    number = _read_numeral(value) if isinstance(value, str) else value
+    if isinstance(number, (int, float)) and not isinstance(number, bool) and not math.isnan(number):
+        return number
+    raise TypeError
 
 
 def _read_numeral(text: str) -> int | float:

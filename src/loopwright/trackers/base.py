@@ -180,6 +180,10 @@ class TrackerCallback(TrainerCallback):
         else:
             logger.warning("%s: %s is gone and can't be taken", self.sink_name or self.name, path)
 
+    def show_at(self, where: object) -> None:
+        """Say where people find the run: an address, or a path. It is shown when the training ends."""
+        self.standing.remember({"shown_at": str(where)})
+
     def _run_to_show(self) -> Run:
         """Return the run; it is known from the opening on."""
         if self.run is None:

@@ -93,6 +93,7 @@ class CodeCarbonCallback(TrackerCallback):
     def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
         """Start to measure, where the training is at work; write what a killed session had measured."""
         run = self._run_to_show()
+        self.show_at(self._table(run))
         if self.standing.reference.get("reading") is not None:
             self._end_session(run, self.standing.reference)
         if training_beside(run) is not None:  # what is delivered later has nothing to measure
@@ -190,7 +191,7 @@ class CodeCarbonCallback(TrackerCallback):
         is_there = path.exists() and reading["run_id"] in path.read_text(encoding="utf-8")
         how = "update" if is_there else "append"
         FileOutput(path.name, str(path.parent), on_csv_write=how).out(EmissionsData(**reading), None)
-        self.standing.remember({"before": measured(reference), "reading": None, "path": str(path)})
+        self.standing.remember({"before": measured(reference), "reading": None})
         self._reading = None
 
     def _table(self, run: Run) -> Path:

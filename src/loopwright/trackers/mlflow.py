@@ -117,6 +117,7 @@ class MLflowCallback(TrackerCallback):
         self._must_resend = has_moved or bool(reference.get("must_resend"))
         own = {"is_programs_run": self._is_programs_run, "must_resend": self._must_resend}
         self.standing.remember({"mlflow_run_id": self._run_id, **own})
+        self.show_at(f"{self.standing.reference['tracking_uri']} (run {self._run_id})")
         self._describe(self._service, run)
 
     def _open_service(self) -> MLflowService:

@@ -28,6 +28,7 @@ from loopwright.trackers.base import TrackerCallback
 from loopwright.trackers.description import describe_run, recorded_variables, versions
 from loopwright.trackers.ending import DrainProgress, Leftovers, say_leftovers
 from loopwright.trackers.placement import Placement, place
+from loopwright.trackers.summary import print_summary
 
 if TYPE_CHECKING:
     from loopwright.trackers.local import LocalTrackers
@@ -287,6 +288,10 @@ class Reporting:
         self._last_status = status
         self.recorder.end_attempt(status, reason)
         self._drain()
+        # Where a progress bar is wanted, somebody looks; another library's arguments don't know ours.
+        if self._owner.is_in_train and self._run is not None and not getattr(self._owner.args, "disable_tqdm", True):
+            off = {name: str(placed.reason) for name, placed in self._names.items() if placed.place == "off"}
+            print_summary(self.recorder.output_dir, self._run.id, off)
 
     def close(self) -> None:
         """End what is under way, and let everything go."""

@@ -52,6 +52,7 @@ class TensorBoardCallback(TrackerCallback):
         run = self._run_to_show()
         if self.tb_writer is None:
             self.tb_writer = self._make_writer(run, args)
+        self.show_at(self.tb_writer.log_dir)
         if self._is_gone or "described" not in self.standing.reference:
             self._describe(run)
             self.tb_writer.flush()

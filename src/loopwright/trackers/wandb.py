@@ -176,7 +176,8 @@ class WandbCallback(TrackerCallback):
             held, step = before["held"]  # files have been sent, and removed
         session.held = held
         self._resend_from = min(step, before.get("rewound_to", step)) if held < confirmed else None
-        self.standing.remember({"id": own_id, "mode": mode, "held": [held, step], "url": session.run.url})
+        self.standing.remember({"id": own_id, "mode": mode, "held": [held, step]})
+        self.show_at(session.run.url or f"{Path(session.run.dir).parent} (`wandb sync` sends it)")
 
     def _describe(self, session: Session, args: Any) -> None:
         run = session.run

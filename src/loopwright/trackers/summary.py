@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from loopwright._support.log import get_logger
 from loopwright.delivery.store import Delivered, standing_of
 from loopwright.errors import JournalError
 from loopwright.journal.reader import JournalReader
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 logger = get_logger(__name__)
 
@@ -31,6 +31,8 @@ def print_summary(output_dir: Path, run_id: str, off: Mapping[str, str]) -> None
         logger.debug("what was recorded where can't be said: %s", error)
         return
     if table.row_count:
+        from rich.console import Console
+
         Console(stderr=True, soft_wrap=True).print(table)
 
 
@@ -40,6 +42,9 @@ def summarize(output_dir: Path, run_id: str, off: Mapping[str, str]) -> Table:
     Raises:
         JournalError: the journal can't be read.
     """
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(title="Recorded", title_justify="left", box=None, pad_edge=False, header_style="dim")
     table.add_column("tracker", no_wrap=True)
     table.add_column("records", justify="right", no_wrap=True)

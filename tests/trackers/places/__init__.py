@@ -24,6 +24,7 @@ class Place:
         home: Where the tracker lives with `environment` set: "delivery", "training" or "off". One that is off can't
             be had in a plain training (Flyte's, say, outside of a task): tests of its own cover it.
         stores_checkpoints: Whether checkpoints come here with `environment` set.
+        tells_runs_apart: Whether runs of one folder are told apart there.
         is_shared: Whether trainings in different folders report to one place.
         call_seconds: How long a call into the SDK may take, where a fault is waited for.
     """
@@ -31,6 +32,7 @@ class Place:
     name: ClassVar[str]
     home: ClassVar[str] = "delivery"
     stores_checkpoints: ClassVar[bool] = False
+    tells_runs_apart: ClassVar[bool] = True
     is_shared: ClassVar[bool] = True
     call_seconds: ClassVar[float] = 3
 

@@ -14,6 +14,7 @@ from tests.trackers import places
 
 class Place(places.Place):
     name = "codecarbon"
+    tells_runs_apart = False
     is_shared = False
     call_seconds = 8  # to start the meter takes a few seconds
 
@@ -21,7 +22,7 @@ class Place(places.Place):
         return {"CODECARBON_COUNTRY_ISO_CODE": "FRA"}
 
     def num_runs(self, out: Path) -> int:
-        return 1  # nothing but the folder tells runs apart
+        return 1
 
     def holds(self, out: Path) -> bool:
         """Return whether the table holds what was measured, each session once."""

@@ -1,7 +1,8 @@
 """Train a small convolutional network on scikit-learn's handwritten digits: 1,797 real images of 8 x 8 pixels.
 
-    python examples/digits.py                 train, or go on where an unfinished run stopped
-    python examples/digits.py --fresh         forget what is there and train anew
+    python examples/digits.py                     train, or go on where an unfinished run stopped
+    python examples/digits.py --fresh             forget what is there and train anew
+    python examples/digits.py --report-to all     send the numbers to every tracker that is installed
     python examples/digits.py --help
 
 It shows what a run of one's own needs: a model that returns its loss, two datasets, a metric, and the arguments.
@@ -97,7 +98,7 @@ def main() -> None:
         save_total_limit=3,
         load_best_model_at_end=True,
         metric_for_best_model="accuracy",
-        report_to=["tensorboard"] if find_spec("tensorboard") else [],
+        report_to=options.report_to,
         logging_dir=str(options.output_dir / "events"),
         seed=0,
     )
@@ -118,6 +119,12 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output-dir", type=Path, default=Path("runs/digits"), help="where the run lies (%(default)s)")
     parser.add_argument("--epochs", type=int, default=25, help="at most so many epochs (%(default)s)")
+    parser.add_argument(
+        "--report-to",
+        nargs="+",
+        default=["tensorboard" if find_spec("tensorboard") else "none"],
+        help="trackers that get the numbers, by name; or all, or none (%(default)s)",
+    )
     parser.add_argument("--fresh", action="store_true", help="forget the run that lies there, and train anew")
     return parser.parse_args()
 

@@ -26,7 +26,7 @@ def demo(directory: Path, report_to: str) -> str:
         "COLUMNS": "160",
     }
     finished = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "digits.py"), "--epochs", "2", "--report-to", report_to],
+        [sys.executable, str(ROOT / "examples" / "digits.py"), "--epochs", "10", "--report-to", report_to],
         cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -11,19 +11,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loopwright.trackers.base import TrackerCallback
     from loopwright.trackers.codecarbon import CodeCarbonCallback
+    from loopwright.trackers.dvclive import DVCLiveCallback
     from loopwright.trackers.mlflow import MLflowCallback
     from loopwright.trackers.tensorboard import TensorBoardCallback
     from loopwright.trackers.wandb import WandbCallback
 
 _HOME = {
     "CodeCarbonCallback": "codecarbon",
+    "DVCLiveCallback": "dvclive",
     "MLflowCallback": "mlflow",
     "TensorBoardCallback": "tensorboard",
     "TrackerCallback": "base",
     "WandbCallback": "wandb",
 }
 
-__all__ = ["CodeCarbonCallback", "MLflowCallback", "TensorBoardCallback", "TrackerCallback", "WandbCallback"]
+__all__ = [
+    "CodeCarbonCallback",
+    "DVCLiveCallback",
+    "MLflowCallback",
+    "TensorBoardCallback",
+    "TrackerCallback",
+    "WandbCallback",
+]
 
 
 def __getattr__(name: str) -> Any:

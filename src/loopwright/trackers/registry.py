@@ -56,6 +56,7 @@ class Listed:
 
 BUILT_IN = (
     Listed("codecarbon", "loopwright.trackers.codecarbon:CodeCarbonCallback", "codecarbon"),
+    Listed("dvclive", "loopwright.trackers.dvclive:DVCLiveCallback", "dvclive"),
     Listed("mlflow", "loopwright.trackers.mlflow:MLflowCallback", "mlflow"),
     Listed("tensorboard", "loopwright.trackers.tensorboard:TensorBoardCallback", "tensorboard"),
     Listed("wandb", "loopwright.trackers.wandb:WandbCallback", "wandb"),

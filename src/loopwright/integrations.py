@@ -11,26 +11,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loopwright.trackers.base import TrackerCallback
     from loopwright.trackers.codecarbon import CodeCarbonCallback
+    from loopwright.trackers.dagshub import DagsHubCallback
     from loopwright.trackers.dvclive import DVCLiveCallback
     from loopwright.trackers.mlflow import MLflowCallback
+    from loopwright.trackers.swanlab import SwanLabCallback
     from loopwright.trackers.tensorboard import TensorBoardCallback
+    from loopwright.trackers.trackio import TrackioCallback
     from loopwright.trackers.wandb import WandbCallback
 
 _HOME = {
     "CodeCarbonCallback": "codecarbon",
     "DVCLiveCallback": "dvclive",
+    "DagsHubCallback": "dagshub",
     "MLflowCallback": "mlflow",
+    "SwanLabCallback": "swanlab",
     "TensorBoardCallback": "tensorboard",
     "TrackerCallback": "base",
+    "TrackioCallback": "trackio",
     "WandbCallback": "wandb",
 }
 
 __all__ = [
     "CodeCarbonCallback",
     "DVCLiveCallback",
+    "DagsHubCallback",
     "MLflowCallback",
+    "SwanLabCallback",
     "TensorBoardCallback",
     "TrackerCallback",
+    "TrackioCallback",
     "WandbCallback",
 ]
 

@@ -59,4 +59,5 @@ def test_demo_with_all_trackers_trains_as_without_any_and_says_what_is_where(tmp
     assert set(usable_trackers()) <= lines.keys()
     assert [line for line in lines.values() if "waits in the journal" in line] == []
     # What nobody asked for isn't there: no folder but the run's own and those that an SDK documents.
-    assert {path.name for path in everything.iterdir()} <= {"dvclive", "home", "mlflow.db", "mlruns", "runs", "wandb"}
+    documented = {"dvc.yaml", "dvclive", "home", "mlflow.db", "mlruns", "runs", "wandb"}
+    assert {path.name for path in everything.iterdir()} <= documented

@@ -146,22 +146,36 @@ def test_killed_with_its_meter_a_session_is_in_the_table_when_the_run_goes_on(tm
     assert (row["run_id"], float(row["emissions"])) == (held["run_id"], pytest.approx(held["emissions"]))
 
 
-def test_row_that_a_kill_kept_from_being_noted_is_not_doubled(tmp_path):
-    journal = Journal(tmp_path / "out")
+def kill_before_the_row_was_noted(journal: Journal) -> dict[str, str]:
+    """Leave what a kill leaves between a session's row and its note; return the row."""
     journal.begin()
     journal.note(Kind.LOG, 1, {"loss": 1.0})
     measure(journal)
     (row,) = rows(journal.directory)
-    before = reference(journal.directory)
-    reading = {name: row[name] or None for name in row} | {
-        name: float(row[name]) for name in ("emissions", "energy_consumed")
-    }
-    journal.forget(reference=json.dumps({"reading": reading}))
+    numbers = {name: float(row[name]) for name in ("emissions", "energy_consumed")}
+    journal.forget(reference=json.dumps({"reading": {**{name: text or None for name, text in row.items()}, **numbers}}))
+    return row
+
+
+def test_row_that_a_kill_kept_from_being_noted_is_not_doubled(tmp_path):
+    journal = Journal(tmp_path / "out")
+    row = kill_before_the_row_was_noted(journal)
     journal.end()
     journal.recorder.close()
     deliver_what_is_left(journal.directory)
     assert [one["run_id"] for one in rows(journal.directory)] == [row["run_id"]]
-    assert reference(journal.directory)["before"]["emissions_kg"] == pytest.approx(before["before"]["emissions_kg"])
+    assert reference(journal.directory)["before"]["emissions_kg"] == pytest.approx(float(row["emissions"]))
+
+
+def test_session_after_a_killed_one_adds_to_it(tmp_path):
+    journal = Journal(tmp_path / "out")
+    kill_before_the_row_was_noted(journal)
+    journal.begin()
+    journal.note(Kind.LOG, 2, {"loss": 1.0})
+    measure(journal)
+    total = sum(float(row["emissions"]) for row in rows(journal.directory))
+    assert len(rows(journal.directory)) == 2
+    assert reference(journal.directory)["before"]["emissions_kg"] == pytest.approx(total)
 
 
 def test_what_is_delivered_later_is_not_measured(tmp_path):

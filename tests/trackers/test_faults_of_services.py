@@ -88,7 +88,7 @@ def service(request, monkeypatch, tmp_path):
     return place
 
 
-@pytest.mark.parametrize(("service", "fault", "where", "home"), cases(), indirect=["service"])
+@pytest.mark.parametrize(("service", "fault", "where", "home"), list(cases()), indirect=["service"])
 def test_fault_changes_nothing_and_loses_nothing(service, fault, where, home, faulty, tmp_path, without_trackers):
     (tmp_path / "fault").write_text(f"{fault}@{where}")
     out = tmp_path / "out"

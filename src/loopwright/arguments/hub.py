@@ -1,6 +1,6 @@
-"""Pushing to the Hugging Face Hub, which Loopwright leaves to a callback: every argument here is refused.
+"""The Hugging Face Hub: Trackio's places on it, and pushing to it, which Loopwright leaves to a callback.
 
-The fields exist because callbacks written for transformers read them.
+What is refused has a field because callbacks written for transformers read it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class HubArguments:
     """Refused: the token to push with."""
 
     hub_private_repo: bool | None = None
-    """Refused: whether the repository is private."""
+    """Whether a Space that Trackio makes is private; None leaves it to the Hub."""
 
     hub_always_push: bool = False
     """Refused: push even while the last push is going on."""
@@ -36,10 +36,10 @@ class HubArguments:
     """Refused: the branch to push to."""
 
     trackio_space_id: str | None = None
-    """Refused: Trackio's Space."""
+    """The Space on the Hub that Trackio reports to; None for its local database."""
 
     trackio_bucket_id: str | None = None
-    """Refused: Trackio's bucket."""
+    """The bucket on the Hub that the Space keeps its data in."""
 
     trackio_static_space_id: str | None = None
     """Refused: Trackio's Space for after the training."""

@@ -25,7 +25,7 @@ class Refusal(NamedTuple):
 
 
 _HUB = Refusal("push from a callback's on_save with huggingface_hub's upload_folder")
-_TRACKIO = Refusal("report from a callback of your own", harmless=(False,))
+_TRACKIO = Refusal("run `trackio freeze` when the training has ended", harmless=(False,))
 _ONE_PROCESS = Refusal("this version runs one process; leave it out")
 _NO_ACCELERATE = Refusal("Loopwright doesn't use Accelerate; leave it out", harmless=({},))
 _FSDP = Refusal("this version runs one process and shards nothing; leave it out", harmless=("", False, [], {}))
@@ -58,7 +58,6 @@ REFUSALS: dict[str, Refusal] = {
     "half_precision_backend": _AUTOCAST,
     "hub_always_push": _HUB,
     "hub_model_id": _HUB,
-    "hub_private_repo": _HUB,
     "hub_revision": _HUB,
     "hub_strategy": _HUB,
     "hub_token": _HUB,
@@ -81,8 +80,6 @@ REFUSALS: dict[str, Refusal] = {
     "split_batches": _NO_ACCELERATE,
     "tpu_metrics_debug": _NO_TPU,
     "tpu_num_cores": _NO_TPU,
-    "trackio_bucket_id": _TRACKIO,
-    "trackio_space_id": _TRACKIO,
     "trackio_static_space_id": _TRACKIO,
     "use_ipex": Refusal("use bf16=True, use_cpu=True and torch_compile=True"),
     "use_legacy_prediction_loop": Refusal("there is one prediction loop; override evaluation_loop for another"),

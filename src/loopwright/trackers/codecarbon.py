@@ -75,6 +75,7 @@ class CodeCarbonCallback(TrackerCallback):
     _meter: Any = None
     _reading: dict[str, Any] | None = None
     _read_at: float = 0.0
+    _before: dict[str, float] | None = None  # sums over the sessions before
 
     def __init__(self, country_iso_code: str | None = None) -> None:
         require_installed("codecarbon", extra="codecarbon", purpose="CodeCarbonCallback")
@@ -94,8 +95,9 @@ class CodeCarbonCallback(TrackerCallback):
         """Start to measure, where the training is at work; write what a killed session had measured."""
         run = self._run_to_show()
         self.show_at(self._table(run))
-        if self.standing.reference.get("reading") is not None:
-            self._end_session(run, self.standing.reference)
+        self._before = self.standing.reference.get("before")
+        if (left := self.standing.reference.get("reading")) is not None:
+            self._end_session(run, left)
         if training_beside(run) is not None:  # what is delivered later has nothing to measure
             self._meter = self._start_meter(run)
 
@@ -178,20 +180,20 @@ class CodeCarbonCallback(TrackerCallback):
         meter.stop()
         if self._reading is None:
             raise TrackerError("CodeCarbon's meter has measured nothing; see delivery.log")
-        before = self.standing.reference.get("before")
-        self._end_session(self._run_to_show(), {"reading": self._reading, "before": before})
+        self._end_session(self._run_to_show(), self._reading)
 
-    def _end_session(self, run: Run, reference: Mapping[str, Any]) -> None:
+    def _end_session(self, run: Run, reading: Mapping[str, Any]) -> None:
         """Write the session's row, and let the next one count from its end."""
         from codecarbon.output import EmissionsData, FileOutput
 
-        reading, path = reference["reading"], self._table(run)
+        path = self._table(run)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Where a kill came before that was noted, the row is there already; to replace it rounds the others anew.
         is_there = path.exists() and reading["run_id"] in path.read_text(encoding="utf-8")
         how = "update" if is_there else "append"
         FileOutput(path.name, str(path.parent), on_csv_write=how).out(EmissionsData(**reading), None)
-        self.standing.remember({"before": measured(reference), "reading": None})
+        self._before = measured({"before": self._before, "reading": reading})
+        self.standing.remember({"before": self._before, "reading": None})
         self._reading = None
 
     def _table(self, run: Run) -> Path:

@@ -110,15 +110,20 @@ class MLflowCallback(TrackerCallback):
     def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
         """Find or make MLflow's run; log tags and parameters."""
         run, reference = self._run_to_show(), self.standing.reference
-        self._service = MLflowService(self._choose_uri())
+        uri = self._choose_uri()
+        self._service = self._connect(uri)
         self._service_run = self._settle_on_run(self._service, run)
         has_moved = self.standing.confirmed > 0 and reference.get("mlflow_run_id") != self._run_id
         # Remembered until the first point is written: a kill may come before delivery has gone back.
         self._must_resend = has_moved or bool(reference.get("must_resend"))
         own = {"is_programs_run": self._is_programs_run, "must_resend": self._must_resend}
         self.standing.remember({"mlflow_run_id": self._run_id, **own})
-        self.show_at(f"{self.standing.reference['tracking_uri']} (run {self._run_id})")
+        self.show_at(f"{without_password(uri)} (run {self._run_id})")
         self._describe(self._service, run)
+
+    def _connect(self, uri: str) -> MLflowService:
+        """Return the server or database at `uri`."""
+        return MLflowService(uri)
 
     def _open_service(self) -> MLflowService:
         if self._service is None:

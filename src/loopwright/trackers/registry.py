@@ -37,17 +37,19 @@ class Listed:
         class_path: "module:class".
         sdk: The module whose presence means that it can be used; None where that is known.
         aliases: What else `report_to` takes for it.
+        needs: Modules of others that have to be there too.
     """
 
     name: str
     class_path: str
     sdk: str | None
     aliases: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
     @property
     def is_usable(self) -> bool:
         """Whether its SDK is installed."""
-        return self.sdk is None or is_installed(self.sdk)
+        return all(is_installed(module) for module in (self.sdk, *self.needs) if module is not None)
 
     def load(self) -> type[Any]:
         """Import and return the class."""
@@ -56,9 +58,12 @@ class Listed:
 
 BUILT_IN = (
     Listed("codecarbon", "loopwright.trackers.codecarbon:CodeCarbonCallback", "codecarbon"),
+    Listed("dagshub", "loopwright.trackers.dagshub:DagsHubCallback", "dagshub", needs=("mlflow",)),
     Listed("dvclive", "loopwright.trackers.dvclive:DVCLiveCallback", "dvclive"),
     Listed("mlflow", "loopwright.trackers.mlflow:MLflowCallback", "mlflow"),
+    Listed("swanlab", "loopwright.trackers.swanlab:SwanLabCallback", "swanlab"),
     Listed("tensorboard", "loopwright.trackers.tensorboard:TensorBoardCallback", "tensorboard"),
+    Listed("trackio", "loopwright.trackers.trackio:TrackioCallback", "trackio"),
     Listed("wandb", "loopwright.trackers.wandb:WandbCallback", "wandb"),
 )
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from loopwright.trackers.codecarbon import CodeCarbonCallback
     from loopwright.trackers.dagshub import DagsHubCallback
     from loopwright.trackers.dvclive import DVCLiveCallback
+    from loopwright.trackers.flyte import FlyteCallback
     from loopwright.trackers.mlflow import MLflowCallback
     from loopwright.trackers.swanlab import SwanLabCallback
     from loopwright.trackers.tensorboard import TensorBoardCallback
@@ -23,6 +24,7 @@ _HOME = {
     "CodeCarbonCallback": "codecarbon",
     "DVCLiveCallback": "dvclive",
     "DagsHubCallback": "dagshub",
+    "FlyteCallback": "flyte",
     "MLflowCallback": "mlflow",
     "SwanLabCallback": "swanlab",
     "TensorBoardCallback": "tensorboard",
@@ -35,6 +37,7 @@ __all__ = [
     "CodeCarbonCallback",
     "DVCLiveCallback",
     "DagsHubCallback",
+    "FlyteCallback",
     "MLflowCallback",
     "SwanLabCallback",
     "TensorBoardCallback",

@@ -355,7 +355,8 @@ class Trainer:
 
         Arguments:
             resume_from_checkpoint: True goes on from the newest whole checkpoint in `output_dir`, "auto" does so where
-                there is one, a path from that one; otherwise training starts anew.
+                there is one, a path from that one, or from the newest whole one in that folder; otherwise training
+                starts anew.
             trial: Handed to `model_init`.
             ignore_keys_for_eval: Outputs of the model that evaluations leave out.
 

@@ -66,7 +66,8 @@ def tracker_at(home: str, kind: Any) -> Any:
 def deliver_what_is_left(directory: Path, *options: str, modules: Path | None = None) -> None:
     """Run `loopwright sync`, which has to deliver everything; `modules` is where it finds trackers that aren't ours."""
     command = [sys.executable, "-m", "loopwright", "sync", str(directory), *options]
-    environment = {**os.environ, **({} if modules is None else {"PYTHONPATH": str(modules)})}
+    paths = [str(modules)] if modules is not None else []
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, *filter(None, sys.path)])}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
 

@@ -9,7 +9,7 @@ from typing import Any
 from loopwright._support.log import get_logger
 from loopwright.callbacks.persistence import capture_states
 from loopwright.checkpoint.hidden import clear_leftovers
-from loopwright.checkpoint.layout import list_checkpoints
+from loopwright.checkpoint.layout import MANIFEST_NAME, list_checkpoints
 from loopwright.checkpoint.reader import load_loopwright_state, load_model_weights, load_trainer_state
 from loopwright.checkpoint.verify import newest_whole, require_whole
 from loopwright.data.loaders import data_seed
@@ -36,10 +36,10 @@ def choose_checkpoint(output_dir: str, asked: str | Path | bool | None) -> Path 
     Arguments:
         output_dir: Where to look.
         asked: True for the newest whole one, "auto" for the same or a new start where there is none, a path for that
-            very one, None or False for a new start.
+            very one, or for the newest whole one in that folder, None or False for a new start.
 
     Raises:
-        CheckpointNotFound: True was given and no checkpoint is whole.
+        CheckpointNotFound: True or a folder was given and no checkpoint is whole.
         CheckpointDamaged: the one at the given path isn't.
     """
     # First, because a replacement that was cut in half may hide the checkpoint to go on from.
@@ -51,16 +51,18 @@ def choose_checkpoint(output_dir: str, asked: str | Path | bool | None) -> Path 
         path = Path(asked)
         if not path.is_dir():
             raise CheckpointNotFound(f"resume_from_checkpoint={str(asked)!r}: there is no such directory")
-        require_whole(path)
-        return path
+        if (path / MANIFEST_NAME).exists() or not list_checkpoints(path):
+            require_whole(path)
+            return path
+        output_dir = str(path)
     found, damaged = newest_whole(output_dir)
     for path, reasons in damaged:
         logger.warning("skipping the damaged checkpoint %s: %s", path, "; ".join(reasons))
-    if found is None and asked is True:
+    if found is None and asked != "auto":
         raise CheckpointNotFound(
-            f"resume_from_checkpoint=True: {output_dir} holds no whole checkpoint"
+            f"resume_from_checkpoint={asked if asked is True else str(asked)!r}: {output_dir} holds no whole checkpoint"
             + (f" ({len(damaged)} damaged)" if damaged else "")
-            + "; 'auto' starts anew in that case"
+            + "; 'auto' starts anew where there is none in output_dir"
         )
     return found
 
@@ -330,4 +332,4 @@ def reject_resume_value(asked: Any) -> None:
         ArgumentError: naming the value and what is allowed.
     """
     if not (asked is None or isinstance(asked, bool | str | Path)):
-        raise ArgumentError(f"resume_from_checkpoint={asked!r}: expected True, False, 'auto' or a checkpoint's path")
+        raise ArgumentError(f"resume_from_checkpoint={asked!r}: expected True, False, 'auto' or a path")

@@ -60,6 +60,7 @@ BUILT_IN = (
     Listed("codecarbon", "loopwright.trackers.codecarbon:CodeCarbonCallback", "codecarbon"),
     Listed("dagshub", "loopwright.trackers.dagshub:DagsHubCallback", "dagshub", needs=("mlflow",)),
     Listed("dvclive", "loopwright.trackers.dvclive:DVCLiveCallback", "dvclive"),
+    Listed("flyte", "loopwright.trackers.flyte:FlyteCallback", "flytekit"),
     Listed("mlflow", "loopwright.trackers.mlflow:MLflowCallback", "mlflow"),
     Listed("swanlab", "loopwright.trackers.swanlab:SwanLabCallback", "swanlab"),
     Listed("tensorboard", "loopwright.trackers.tensorboard:TensorBoardCallback", "tensorboard"),

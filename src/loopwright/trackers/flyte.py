@@ -1,0 +1,170 @@
+"""Report to Flyte: checkpoints to the task's own, and a deck with the log history.
+
+A Flyte task knows itself by context variables of the thread that it runs on. So this tracker lives in the training
+process, whose thread it asks when training begins; checkpoints are copied on a thread of its own, in a copy of that
+context. In the task's checkpoint they lie side by side, each in a folder of its own:
+
+    <task's checkpoint>/checkpoint-40/    <task's checkpoint>/checkpoint-60/
+
+An interruption in the middle of a copy then leaves the one before whole, and
+`train(resume_from_checkpoint=cp.restore())` takes the newest that is.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from loopwright._support.extras import is_installed, require_installed
+from loopwright._support.log import get_logger, warn_once
+from loopwright.errors import TrackerError, describe
+from loopwright.records import Record
+from loopwright.trackers.base import TrackerCallback
+
+if TYPE_CHECKING:
+    from loopwright.arguments import TrainingArguments
+    from loopwright.state import TrainerControl, TrainerState
+
+logger = get_logger(__name__)
+
+DECK_NAME = "Log History"
+_OUTSIDE = "the program is in no Flyte task"
+_KEPT = 2  # the newest copy may be cut in half
+
+
+class FlyteCallback(TrackerCallback):
+    """A `TrainerCallback` that sends the logs to Flyte. It works within a Flyte task alone.
+
+    Arguments:
+        save_log_history: Whether the log history becomes a Flyte Deck, a plot and a table, when training ends.
+        sync_checkpoints: Whether checkpoints are copied to the task's own, to go on from after an interruption.
+
+    Example:
+        ```python
+        @task(retries=3, interruptible=True, enable_deck=True)
+        def train() -> None:
+            cp = current_context().checkpoint
+            trainer = Trainer(..., callbacks=[FlyteCallback()])
+            trainer.train(resume_from_checkpoint=cp.restore())
+        ```
+    """
+
+    name: ClassVar[str] = "flyte"
+
+    _context: contextvars.Context | None = None
+
+    def __init__(self, save_log_history: bool = True, sync_checkpoints: bool = True) -> None:
+        require_installed("flytekit", extra="flyte", purpose="FlyteCallback")
+        self.cp: Any = None
+        self.save_log_history = save_log_history
+        self.sync_checkpoints = sync_checkpoints
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """Return both flags."""
+        return {"save_log_history": self.save_log_history, "sync_checkpoints": self.sync_checkpoints}
+
+    def __getstate__(self) -> dict[str, Any]:
+        left_here = {"_context", "cp"}
+        return {name: value for name, value in super().__getstate__().items() if name not in left_here} | {"cp": None}
+
+    # What it says about itself, asked on the thread that trains
+
+    def why_off(self) -> str | None:
+        """Return why, outside of a task; else take hold of the task's context."""
+        if "flytekit" not in sys.modules:
+            return _OUTSIDE
+        from flytekit import current_context
+
+        try:
+            self.cp = current_context().checkpoint
+        except Exception as error:  # of several kinds, by how the program was started
+            logger.debug("flytekit: %s", describe(error))
+            return _OUTSIDE
+        self._context = contextvars.copy_context()
+        return None
+
+    def needs_training_process(self) -> str | None:
+        """Return what binds it."""
+        return "a Flyte task is known on its own thread alone"
+
+    def wants_checkpoints(self) -> bool:
+        """Return whether they are copied."""
+        return self.sync_checkpoints
+
+    # Checkpoints
+
+    def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
+        """Say where checkpoints go."""
+        self.show_at(self._destination() if self.sync_checkpoints else f'the deck "{DECK_NAME}"')
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Take nothing: the deck is made of the whole history."""
+
+    def save_artifact(self, path: Path, record: Record) -> None:
+        """Copy a checkpoint, and let those go that are older than the one before."""
+        if self._context is None:
+            raise TrackerError("FlyteCallback is not open")
+        self._context.run(self._copy, path)
+
+    def _copy(self, path: Path) -> None:
+        """Copy a checkpoint as a folder in the task's checkpoint: the SDK copies what a folder holds."""
+        with tempfile.TemporaryDirectory(prefix="flyte-", dir=path.parent) as above:
+            shutil.copytree(path, Path(above) / path.name, copy_function=_link)
+            self.cp.save(Path(above))
+        self._let_older_ones_go()
+
+    def _let_older_ones_go(self) -> None:
+        from flytekit import FlyteContextManager
+
+        from loopwright.checkpoint.layout import step_of
+
+        destination = self._destination()
+        try:
+            files = FlyteContextManager.current_context().file_access.get_filesystem_for_path(destination)
+            names = {Path(str(path).rstrip("/")).name: path for path in files.ls(destination, detail=False)}
+            steps = {name: step for name in names if (step := step_of(Path(name))) is not None}
+            for name in sorted(steps, key=lambda name: steps[name])[:-_KEPT]:
+                files.rm(names[name], recursive=True)
+        except Exception as error:  # what is there too much harms nobody
+            logger.debug("flyte: older checkpoints stay in %s: %s", destination, describe(error))
+
+    def _destination(self) -> str:
+        return str(self.cp._checkpoint_dest)
+
+    # The deck
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Make the deck, on the thread that the task runs on."""
+        if self.save_log_history and self._context is not None and state.is_world_process_zero:
+            if is_installed("pandas") and is_installed("matplotlib"):
+                self._make_deck(state.log_history)
+            else:
+                later = 'pip install "loopwright[flyte]"'
+                warn_once(logger, f"flyte: the deck needs pandas and matplotlib ({later}); there is none")
+        super().on_train_end(args, state, control, **kwargs)
+
+    @staticmethod
+    def _make_deck(history: Sequence[dict[str, Any]]) -> None:
+        from flytekit import Deck
+
+        from loopwright.trackers.flyte_deck import render
+
+        try:
+            Deck(DECK_NAME, render(history))
+        except Exception as error:
+            warn_once(logger, f"flyte: the deck can't be made: {describe(error)}")
+
+
+def _link(source: str, target: str) -> None:
+    """Let `target` be the same file as `source`; a copy, where the disk has no such links."""
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,149 @@
+"""Flyte: a real task, run by flytekit here; its checkpoint after a real interruption, and its deck."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loopwright.checkpoint.verify import find_damage
+from loopwright.trackers.flyte import FlyteCallback
+from loopwright.trackers.flyte_deck import render
+from loopwright.trackers.placement import place
+from tests.trackers.trainings import build
+
+ROOT = Path(__file__).parents[2]
+# As a cluster does: each attempt is a process of its own, whose task is told where the one before kept its checkpoint.
+PROGRAM = """
+import os, sys, time
+from pathlib import Path
+from flytekit import FlyteContextManager, current_context, task
+from flytekit.core.checkpointer import SyncCheckpoint
+from loopwright import TrainerCallback
+from loopwright.integrations import FlyteCallback
+from tests.trackers.trainings import build
+
+OUT, DESTINATION, SOURCE, STOP_AT = sys.argv[1:]
+
+class Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == int(STOP_AT):
+            until = time.monotonic() + 60
+            while not (Path(DESTINATION) / "checkpoint-5" / "manifest.json").exists() and time.monotonic() < until:
+                time.sleep(0.05)
+            print("here", flush=True)
+            time.sleep(600)
+
+@task(enable_deck=True)
+def train() -> int:
+    cp = current_context().checkpoint
+    trainer = build(Path(OUT), callbacks=[FlyteCallback(), Stop()])
+    trainer.train(resume_from_checkpoint=cp.restore())
+    names = [deck.name for deck in current_context().decks]
+    assert "Log History" in names, names
+    import torch
+    torch.save(trainer.model.state_dict(), Path(OUT) / "final.pt")
+    return trainer.state.global_step
+
+if __name__ == "__main__":
+    context = FlyteContextManager.current_context()
+    checkpoint = SyncCheckpoint(checkpoint_dest=DESTINATION, checkpoint_src=SOURCE or None)
+    parameters = context.user_space_params.builder()
+    parameters.checkpoint = checkpoint
+    state = context.new_execution_state().with_params(user_space_params=parameters.build())
+    with FlyteContextManager.with_context(context.with_execution_state(state)):
+        assert train.task_function() == 12
+"""
+
+
+def start(directory: Path, name: str, *, source: str = "", stop_at: int = 0) -> subprocess.Popen[str]:
+    (directory / "program.py").write_text(PROGRAM)
+    return subprocess.Popen(
+        [sys.executable, "program.py", f"out-{name}", str(directory / f"cp-{name}"), source, str(stop_at)],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=150)
+    assert process.returncode == 0, errors
+
+
+def test_interrupted_task_goes_on_from_its_checkpoint_as_if_nothing_had_happened(tmp_path):
+    import torch
+
+    whole = start(tmp_path, "whole")
+    first = start(tmp_path, "first", stop_at=8)
+    assert "here\n" in iter(first.stdout.readline, "")
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate(timeout=30)
+    assert [path.name for path in (tmp_path / "cp-first").iterdir()] == ["checkpoint-5"]
+    finish(start(tmp_path, "second", source=str(tmp_path / "cp-first")))
+    finish(whole)
+    one, other = (torch.load(tmp_path / f"out-{name}" / "final.pt", weights_only=True) for name in ("second", "whole"))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    # The newest two are kept, each whole; nothing else was left beside the training's own files.
+    copied = sorted(path.name for path in (tmp_path / "cp-second").iterdir())
+    assert copied == ["checkpoint-10", "checkpoint-12"]
+    assert [find_damage(tmp_path / "cp-second" / name) for name in copied] == [[], []]
+    assert not list((tmp_path / "out-second").glob("flyte-*"))
+
+
+def test_deck_is_made_by_a_real_run_of_a_task(tmp_path, monkeypatch):
+    from flytekit import current_context, task
+
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+
+    @task(enable_deck=True)
+    def train() -> int:
+        trainer = build(tmp_path / "out", callbacks=[FlyteCallback(sync_checkpoints=False)], eval_strategy="epoch")
+        trainer.train()
+        seen.update({deck.name: deck.html for deck in current_context().decks})
+        trainer.reporting.close()
+        return trainer.state.global_step
+
+    assert train() == 12
+    deck = seen["Log History"]
+    assert "<svg" in deck
+    for text in ("eval_loss", "learning_rate", "<td>12</td>"):
+        assert text in deck
+    assert "http" not in deck.replace("http://www.w3.org", "").replace("https://matplotlib.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", ""), "nothing is fetched"
+
+
+def test_newest_copy_that_was_cut_in_half_is_passed_over(tmp_path):
+    trainer = build(tmp_path / "out")
+    trainer.train()
+    (tmp_path / "out" / "checkpoint-12" / "model.safetensors").write_bytes(b"half")
+    again = build(tmp_path / "elsewhere", max_steps=12)
+    again.train(resume_from_checkpoint=tmp_path / "out")
+    assert again.state.global_step == 12
+    assert not (tmp_path / "elsewhere" / "checkpoint-10").exists()
+
+
+def test_outside_of_a_task_it_is_off_and_says_so(monkeypatch):
+    assert (place(FlyteCallback()).place, place(FlyteCallback()).reason) == ("off", "the program is in no Flyte task")
+    monkeypatch.delitem(sys.modules, "flytekit", raising=False)
+    assert place(FlyteCallback()).place == "off"
+    assert "flytekit" not in sys.modules
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_flags_say_what_is_done(flag):
+    assert FlyteCallback(sync_checkpoints=flag).wants_checkpoints() is flag
+
+
+def test_history_without_losses_is_a_table_alone():
+    text = render([{"step": 1, "accuracy": 0.5}])
+    assert "<svg" not in text
+    assert "<td>0.5</td>" in text

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from loopwright.trackers.dvclive import DVCLiveCallback
     from loopwright.trackers.flyte import FlyteCallback
     from loopwright.trackers.mlflow import MLflowCallback
+    from loopwright.trackers.neptune import NeptuneCallback
     from loopwright.trackers.swanlab import SwanLabCallback
     from loopwright.trackers.tensorboard import TensorBoardCallback
     from loopwright.trackers.trackio import TrackioCallback
@@ -26,6 +27,7 @@ _HOME = {
     "DagsHubCallback": "dagshub",
     "FlyteCallback": "flyte",
     "MLflowCallback": "mlflow",
+    "NeptuneCallback": "neptune",
     "SwanLabCallback": "swanlab",
     "TensorBoardCallback": "tensorboard",
     "TrackerCallback": "base",
@@ -39,6 +41,7 @@ __all__ = [
     "DagsHubCallback",
     "FlyteCallback",
     "MLflowCallback",
+    "NeptuneCallback",
     "SwanLabCallback",
     "TensorBoardCallback",
     "TrackerCallback",

@@ -62,6 +62,7 @@ BUILT_IN = (
     Listed("dvclive", "loopwright.trackers.dvclive:DVCLiveCallback", "dvclive"),
     Listed("flyte", "loopwright.trackers.flyte:FlyteCallback", "flytekit"),
     Listed("mlflow", "loopwright.trackers.mlflow:MLflowCallback", "mlflow"),
+    Listed("neptune", "loopwright.trackers.neptune:NeptuneCallback", "neptune"),
     Listed("swanlab", "loopwright.trackers.swanlab:SwanLabCallback", "swanlab"),
     Listed("tensorboard", "loopwright.trackers.tensorboard:TensorBoardCallback", "tensorboard"),
     Listed("trackio", "loopwright.trackers.trackio:TrackioCallback", "trackio"),

@@ -7,6 +7,7 @@ a new run without a word. Its threads' lists of active runs are read, and the ru
 from __future__ import annotations
 
 import json
+import math
 import os
 import posixpath
 import re
@@ -160,9 +161,24 @@ class MLflowService:
         """Log values of metrics; those that are there already stay single."""
         from mlflow.entities import Metric
 
-        entries = [Metric(point.name, _as_double(point.value), point.time, point.step) for point in points]
+        metrics = [Metric(point.name, _as_double(point.value), point.time, point.step) for point in points]
+        held = self._held_nans(run_id, {metric.key for metric in metrics if math.isnan(metric.value)})
+        entries = [
+            metric
+            for metric in metrics
+            if not (math.isnan(metric.value) and (metric.key, metric.step, metric.timestamp) in held)
+        ]
         for part in _parts(entries, POINTS_PER_REQUEST):
             self.client.log_batch(run_id, metrics=part, synchronous=True)
+
+    def _held_nans(self, run_id: str, names: set[str]) -> set[tuple[str, int, int]]:
+        """Return where the run holds NaN: up to its version 3.15 MLflow fails at one that comes again."""
+        return {
+            (name, metric.step, metric.timestamp)
+            for name in names
+            for metric in self.client.get_metric_history(run_id, name)
+            if math.isnan(metric.value)
+        }
 
     @plain_errors()
     def log_parameters(self, run_id: str, texts: Mapping[str, str]) -> None:

@@ -6,18 +6,13 @@ import pytest
 
 from loopwright.trackers.mlflow import MLflowCallback
 from loopwright.trackers.mlflow_client import _WAITING
-from tests.trackers.mlflow_service import Databases, Journal, Server
+from tests.trackers.mlflow_service import Journal, Server, databases
 
 
 @pytest.fixture(scope="session")
-def databases(tmp_path_factory):
-    return Databases(tmp_path_factory.mktemp("databases"))
-
-
-@pytest.fixture(scope="session")
-def starting_server(tmp_path_factory, databases):
+def starting_server(tmp_path_factory):
     """A server that takes its 13 to 40 s to start while other tests run."""
-    server = Server(tmp_path_factory.mktemp("server"), databases)
+    server = Server(tmp_path_factory.mktemp("server"), databases())
     server.start()
     yield server
     server.kill()
@@ -30,12 +25,12 @@ def server(starting_server):
 
 
 @pytest.fixture
-def own_environment(monkeypatch, tmp_path, databases):
+def own_environment(monkeypatch, tmp_path):
     """No variable from elsewhere; a database of the test's own, in a directory of its own."""
     for name in (*MLflowCallback.variables, *_WAITING, "DISABLE_MLFLOW_INTEGRATION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", databases.copy(tmp_path / "mlflow.db"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", databases().copy(tmp_path / "mlflow.db"))
     monkeypatch.chdir(tmp_path)
 
 

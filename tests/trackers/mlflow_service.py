@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import math
 import os
 import shutil
@@ -10,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -41,6 +44,14 @@ class Databases:
         """Copy it to `path`, and return the new one's URI."""
         shutil.copy(self._template, path)
         return f"sqlite:///{path}"
+
+
+@functools.cache
+def databases() -> Databases:
+    """Return one template for all tests of this process."""
+    directory = Path(tempfile.mkdtemp(prefix="mlflow-template-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Databases(directory)
 
 
 class Server:

@@ -17,7 +17,7 @@ from loopwright.journal.reader import JournalReader
 from loopwright.records import Kind, Status
 from loopwright.trackers import mlflow_client
 from loopwright.trackers.registry import make_tracker
-from tests.trackers.mlflow_service import Journal, runs_of, stored_points, wait_for
+from tests.trackers.mlflow_service import Journal, databases, runs_of, stored_points, wait_for
 
 pytest_plugins = ("tests.trackers.mlflow_fixtures",)
 pytestmark = [
@@ -131,11 +131,11 @@ def test_run_that_a_killed_session_could_not_remember_is_found(client, journal):
     assert run.info.status == "FINISHED"
 
 
-def test_another_place_gets_everything_even_after_a_kill_on_the_way(client, journal, databases, tmp_path, monkeypatch):
+def test_another_place_gets_everything_even_after_a_kill_on_the_way(client, journal, tmp_path, monkeypatch):
     journal.begin()
     journal.log(1, 5)
     journal.deliver()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", databases.copy(tmp_path / "other.db"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", databases().copy(tmp_path / "other.db"))
     journal.begin(first_step=5)
     journal.log(6, 6)
     # Killed when the new run is made, and delivery has not gone back to the first record.
@@ -265,6 +265,25 @@ def test_records_that_come_again_stay_single(place, client, journal):
     journal.log(21, 25)
     journal.end()
     assert journal.deliver() is None
+    (run,) = runs_of(client, journal)
+    assert stored_points(client(), run.info.run_id) == journal.points()
+
+
+def test_curve_of_nothing_but_nan_is_asked_for_once_a_session(client, journal, monkeypatch):
+    from mlflow import MlflowClient
+
+    asked, history = [], MlflowClient.get_metric_history
+    monkeypatch.setattr(MlflowClient, "get_metric_history", lambda *place: asked.append(place[-1]) or history(*place))
+    journal.begin()
+    journal.log(1, 5, loss=math.nan)
+    worker = journal.start_worker()
+    wait_for(lambda: worker.pending() == 0)
+    for step in range(6, 9):
+        journal.log(step, step, loss=math.nan)
+        wait_for(lambda: worker.pending() == 0)
+    worker.finish()
+    assert worker.join(60)
+    assert asked == ["train/loss"]
     (run,) = runs_of(client, journal)
     assert stored_points(client(), run.info.run_id) == journal.points()
 

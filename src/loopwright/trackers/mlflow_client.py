@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from loopwright._support.env import read_text, set_variables
 from loopwright.errors import TrackerError
+from loopwright.trackers.naming import as_float
 
 T = TypeVar("T")
 
@@ -73,6 +74,7 @@ class MLflowService:
     def __init__(self, uri: str) -> None:
         from mlflow import MlflowClient
 
+        self._nans: dict[tuple[str, str], set[tuple[int, int]]] = {}  # by run and metric
         set_variables({name: text for name, text in _WAITING.items() if read_text(name) is None})
         _require_room_for(uri)
         with plain_errors():
@@ -161,24 +163,28 @@ class MLflowService:
         """Log values of metrics; those that are there already stay single."""
         from mlflow.entities import Metric
 
-        metrics = [Metric(point.name, _as_double(point.value), point.time, point.step) for point in points]
-        held = self._held_nans(run_id, {metric.key for metric in metrics if math.isnan(metric.value)})
+        metrics = [Metric(point.name, as_float(point.value), point.time, point.step) for point in points]
+        nans = {metric.key: self._known_nans(run_id, metric.key) for metric in metrics if math.isnan(metric.value)}
         entries = [
-            metric
-            for metric in metrics
-            if not (math.isnan(metric.value) and (metric.key, metric.step, metric.timestamp) in held)
+            metric for metric in metrics if not (math.isnan(metric.value) and _place(metric) in nans[metric.key])
         ]
         for part in _parts(entries, POINTS_PER_REQUEST):
             self.client.log_batch(run_id, metrics=part, synchronous=True)
+        for metric in entries:
+            if math.isnan(metric.value):
+                nans[metric.key].add(_place(metric))
+        self._nans.update({(run_id, name): places for name, places in nans.items()})
 
-    def _held_nans(self, run_id: str, names: set[str]) -> set[tuple[str, int, int]]:
-        """Return where the run holds NaN: up to its version 3.15 MLflow fails at one that comes again."""
-        return {
-            (name, metric.step, metric.timestamp)
-            for name in names
-            for metric in self.client.get_metric_history(run_id, name)
-            if math.isnan(metric.value)
-        }
+    def _known_nans(self, run_id: str, name: str) -> set[tuple[int, int]]:
+        """Return where a metric is NaN: up to its version 3.15 MLflow fails at one that comes again.
+
+        It is asked for once; and again after a failure, which leaves open what MLflow has got.
+        """
+        known = self._nans.pop((run_id, name), None)
+        if known is not None:
+            return known
+        history = self.client.get_metric_history(run_id, name)
+        return {_place(metric) for metric in history if math.isnan(metric.value)}
 
     @plain_errors()
     def log_parameters(self, run_id: str, texts: Mapping[str, str]) -> None:
@@ -300,11 +306,8 @@ def make_active(service_run: Any) -> Callable[[], None]:
     return leave
 
 
-def _as_double(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number beyond the doubles
-        return float("inf") if value > 0 else float("-inf")
+def _place(metric: Any) -> tuple[int, int]:
+    return int(metric.step), int(metric.timestamp)
 
 
 def _parts(entries: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import shutil
-import tempfile
 from pathlib import Path
 
 from tests.trackers import places, readback
-from tests.trackers.mlflow_service import Databases
-
-
-@functools.cache
-def databases() -> Databases:
-    """Return one template for all tests of this process."""
-    directory = Path(tempfile.mkdtemp(prefix="mlflow-template-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return Databases(directory)
+from tests.trackers.mlflow_service import databases
 
 
 class Place(places.Place):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -130,6 +131,14 @@ def sync_and_digest(path: Path | str) -> FileRecord:
         disk.begin()
         digest, size = _digest(file, DIGEST_ALGORITHM)
     return FileRecord(size, digest)
+
+
+def link_or_copy(source: Path | str, target: Path | str) -> None:
+    """Let `target` be the same file as `source`; a copy, where the disk has no such links. For `shutil.copytree`."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def digest_file(path: Path | str, algorithm: str = DIGEST_ALGORITHM) -> str:

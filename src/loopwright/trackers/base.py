@@ -50,6 +50,8 @@ class TrackerCallback(TrainerCallback):
             `loopwright sync` finds the same place. None that holds a secret.
         purges: See `delivery.sink.Sink`.
         attends: Whether it is to be open while a training is at work, though there be nothing to deliver.
+        stays_here: Attributes that belong to this process and don't go along with a copy, beside those of the classes
+            that it derives from; each needs a default on the class.
         ambient_module: The SDK's module, where it has a notion of the current run that user code refers to: a program
             that has imported it before training wants that run in its own process.
 
@@ -62,6 +64,8 @@ class TrackerCallback(TrainerCallback):
     variables: ClassVar[tuple[str, ...]] = ()
     purges: ClassVar[bool] = False
     attends: ClassVar[bool] = False
+    # Neither journal nor thread nor SDK object goes along.
+    stays_here: ClassVar[tuple[str, ...]] = ("_reporting", "_live", "setup", "run", "standing")
     ambient_module: ClassVar[str | None] = None
     is_tracker: ClassVar[bool] = True  # the dispatcher isolates it, runs it first when training begins and last later
 
@@ -204,8 +208,7 @@ class TrackerCallback(TrainerCallback):
     # The callback's side
 
     def __getstate__(self) -> dict[str, Any]:
-        # Neither journal nor thread nor SDK object goes along with a copy.
-        left_here = {"_reporting", "_live", "setup", "run", "standing"}
+        left_here = {name for kind in type(self).__mro__ for name in vars(kind).get("stays_here", ())}
         kept = {name: value for name, value in self.__dict__.items() if name not in left_here}
         return {**kept, "_initialized": False}
 

@@ -70,6 +70,7 @@ class CodeCarbonCallback(TrackerCallback):
 
     name: ClassVar[str] = "codecarbon"
     attends: ClassVar[bool] = True
+    stays_here: ClassVar[tuple[str, ...]] = ("_meter", "_reading")
     variables: ClassVar[tuple[str, ...]] = (*(f"CODECARBON_{name}" for name in _SETTINGS), "CUDA_VISIBLE_DEVICES")
 
     _meter: Any = None
@@ -84,10 +85,6 @@ class CodeCarbonCallback(TrackerCallback):
     def constructor_arguments(self) -> dict[str, Any]:
         """Return the country."""
         return {"country_iso_code": self.country_iso_code}
-
-    def __getstate__(self) -> dict[str, Any]:
-        left_here = {"_meter", "_reading"}
-        return {name: value for name, value in super().__getstate__().items() if name not in left_here}
 
     # The meter
 

@@ -58,6 +58,7 @@ class DagsHubCallback(MLflowCallback):
         "BRANCH",
         "DAGSHUB_CLIENT_HOST",
     )
+    stays_here: ClassVar[tuple[str, ...]] = ("_repository", "_waiting", "_uploaded", "_not_before")
 
     _repository: Repository | None = None
     _waiting: Mapping[int, Path] = MappingProxyType({})  # checkpoints to upload, by their records' numbers
@@ -157,7 +158,3 @@ class DagsHubCallback(MLflowCallback):
         if self._waiting:
             names = ", ".join(path.name for path in self._waiting.values())
             raise TrackerError(f"{names} could not be uploaded: {self._trouble}")
-
-    def __getstate__(self) -> dict[str, Any]:
-        left_here = {"_repository", "_waiting", "_uploaded", "_not_before"}
-        return {name: value for name, value in super().__getstate__().items() if name not in left_here}

@@ -44,6 +44,12 @@ def describe_run(owner: Any, *, began: float | None, parent: tuple[str, int] | N
     )
 
 
+def origin(run: Run, prefix: str = "loopwright/") -> dict[str, Any]:
+    """Return what ties a service's run to ours, by name: its id, and where it branched off, if it did."""
+    own = {"run_id": run.id, "parent_run_id": run.parent_id, "parent_step": run.parent_step}
+    return {f"{prefix}{name}": value for name, value in own.items() if value is not None}
+
+
 def recorded_variables(names: Iterable[str]) -> dict[str, str]:
     """Return those of the environment variables that are set and hold no secret."""
     return {

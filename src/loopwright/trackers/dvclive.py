@@ -23,6 +23,7 @@ from loopwright.errors import ArgumentError, TrackerError
 from loopwright.records import Kind, Record, Run, Status
 from loopwright.trackers import dvclive_files as files
 from loopwright.trackers.base import TrackerCallback
+from loopwright.trackers.description import origin
 from loopwright.trackers.naming import numbers
 
 if TYPE_CHECKING:
@@ -69,7 +70,10 @@ class DVCLiveCallback(TrackerCallback):
     name: ClassVar[str] = "dvclive"
     variables: ClassVar[tuple[str, ...]] = ("HF_DVCLIVE_LOG_MODEL",)
     purges: ClassVar[bool] = True
+    stays_here: ClassVar[tuple[str, ...]] = ("_files", "_names", "_rows", "live", "_given")
 
+    live: Any = None
+    _given: Any = None
     _files: files.MetricFiles | None = None
     _names: dict[str, str]  # as they are logged -> as DVCLive gets them
     _rows: dict[str, files.Row]  # the newest of each
@@ -86,11 +90,6 @@ class DVCLiveCallback(TrackerCallback):
         self.live = self._given = live
         self._asked_to_log = log_model
         self._kwargs = {name: os.fspath(one) if isinstance(one, os.PathLike) else one for name, one in kwargs.items()}
-
-    def __getstate__(self) -> dict[str, Any]:
-        left_here = {"_files", "_names", "_rows"}
-        kept = {name: value for name, value in super().__getstate__().items() if name not in left_here}
-        return {**kept, "live": None, "_given": None}
 
     # What it says about itself
 
@@ -384,11 +383,5 @@ def _is_plain(value: Any) -> bool:
 
 
 def _describe(run: Run, status: Status) -> dict[str, Any]:
-    described = {
-        "run_id": run.id,
-        "parent_run_id": run.parent_id,
-        "parent_step": run.parent_step,
-        "trial": run.trial_name,
-        "status": str(status),
-    }
-    return {name: value for name, value in described.items() if value is not None}
+    trial = {} if run.trial_name is None else {"trial": run.trial_name}
+    return {**origin(run, ""), **trial, "status": str(status)}

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from loopwright._support.files import write_text_atomically
 from loopwright.errors import TrackerError
 from loopwright.journal.values import decode, encode
+from loopwright.trackers.naming import as_float
 
 MARKER_NAME = ".loopwright"
 
@@ -162,11 +163,9 @@ def _rows(text: str) -> Iterator[Row]:
 
 def as_dvclive_keeps(value: float) -> float | str:
     """Return a number as it stands in DVCLive's files: NaN and the infinities are words there."""
-    try:
-        number = int(value) if isinstance(value, bool) else value
-        return number if math.isfinite(number) else str(number)
-    except OverflowError:  # a whole number beyond all floats, which DVCLive can't take
-        return "inf" if value > 0 else "-inf"
+    number = int(value) if isinstance(value, bool) else value
+    as_read = as_float(number)  # DVCLive can't take a whole number beyond all floats
+    return number if math.isfinite(as_read) else str(as_read)
 
 
 def put_right(summary: Mapping[str, Any], rows: Mapping[str, Row | None]) -> dict[str, Any]:

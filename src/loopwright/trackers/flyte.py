@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from loopwright._support.extras import is_installed, require_installed
+from loopwright._support.files import link_or_copy
 from loopwright._support.log import get_logger, warn_once
 from loopwright.errors import TrackerError, describe
 from loopwright.records import Record
@@ -55,22 +56,19 @@ class FlyteCallback(TrackerCallback):
     """
 
     name: ClassVar[str] = "flyte"
+    stays_here: ClassVar[tuple[str, ...]] = ("_context", "cp")
 
+    cp: Any = None  # the task's checkpoint
     _context: contextvars.Context | None = None
 
     def __init__(self, save_log_history: bool = True, sync_checkpoints: bool = True) -> None:
         require_installed("flytekit", extra="flyte", purpose="FlyteCallback")
-        self.cp: Any = None
         self.save_log_history = save_log_history
         self.sync_checkpoints = sync_checkpoints
 
     def constructor_arguments(self) -> dict[str, Any]:
         """Return both flags."""
         return {"save_log_history": self.save_log_history, "sync_checkpoints": self.sync_checkpoints}
-
-    def __getstate__(self) -> dict[str, Any]:
-        left_here = {"_context", "cp"}
-        return {name: value for name, value in super().__getstate__().items() if name not in left_here} | {"cp": None}
 
     # What it says about itself, asked on the thread that trains
 
@@ -114,7 +112,7 @@ class FlyteCallback(TrackerCallback):
     def _copy(self, path: Path) -> None:
         """Copy a checkpoint as a folder in the task's checkpoint: the SDK copies what a folder holds."""
         with tempfile.TemporaryDirectory(prefix="flyte-", dir=path.parent) as above:
-            shutil.copytree(path, Path(above) / path.name, copy_function=_link)
+            shutil.copytree(path, Path(above) / path.name, copy_function=link_or_copy)
             self.cp.save(Path(above))
         self._let_older_ones_go()
 
@@ -160,11 +158,3 @@ class FlyteCallback(TrackerCallback):
             Deck(DECK_NAME, render(history))
         except Exception as error:
             warn_once(logger, f"flyte: the deck can't be made: {describe(error)}")
-
-
-def _link(source: str, target: str) -> None:
-    """Let `target` be the same file as `source`; a copy, where the disk has no such links."""
-    try:
-        Path(target).hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)

@@ -20,6 +20,7 @@ from loopwright._support.log import get_logger, warn_once
 from loopwright.errors import RecordRefused, TrackerError
 from loopwright.records import Record, Run, Status
 from loopwright.trackers.base import TrackerCallback
+from loopwright.trackers.description import origin
 from loopwright.trackers.mlflow_client import (
     HIDDEN,
     POINTS_PER_REQUEST,
@@ -72,6 +73,7 @@ class MLflowCallback(TrackerCallback):
         "HF_MLFLOW_LOG_ARTIFACTS",
     )
     ambient_module: ClassVar[str | None] = "mlflow"
+    stays_here: ClassVar[tuple[str, ...]] = ("_service", "_service_run", "_leave_thread")
 
     _service: MLflowService | None = None
     _service_run: Any = None
@@ -194,13 +196,8 @@ class MLflowCallback(TrackerCallback):
         return found
 
     def _tags(self, run: Run) -> dict[str, str]:
-        own = {
-            "loopwright.run_id": run.id,
-            "loopwright.parent_run_id": run.parent_id,
-            "loopwright.parent_step": run.parent_step,
-            "loopwright.trial": run.trial_name,
-        }
-        return self._wanted_tags() | {name: str(value) for name, value in own.items() if value is not None}
+        own = origin(run, "loopwright.") | ({} if run.trial_name is None else {"loopwright.trial": run.trial_name})
+        return self._wanted_tags() | {name: str(value) for name, value in own.items()}
 
     def _wanted_tags(self) -> dict[str, str]:
         text = self.variable("MLFLOW_TAGS", "{}") or "{}"
@@ -374,10 +371,6 @@ class MLflowCallback(TrackerCallback):
     ) -> None:
         """Leave the thread as it was found."""
         self._leave()
-
-    def __getstate__(self) -> dict[str, Any]:
-        left_here = {"_service", "_service_run", "_leave_thread"}
-        return {name: value for name, value in super().__getstate__().items() if name not in left_here}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,14 @@ def group_name(name: str) -> str:
         if name.startswith(f"{split}_"):
             return f"{split}/{name.removeprefix(f'{split}_')}"
     return f"train/{name}"
+
+
+def as_float(value: float) -> float:
+    """Return a number, or truth value, as a float: an infinity, where a whole number is beyond all floats."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -25,7 +25,7 @@ from loopwright.errors import ArgumentError, TrackerError
 from loopwright.records import Kind, Record, Run, Status
 from loopwright.trackers import neptune_choices as choices
 from loopwright.trackers.base import TrackerCallback
-from loopwright.trackers.description import describe_run
+from loopwright.trackers.description import describe_run, origin
 from loopwright.trackers.neptune_choices import NeptuneMissingConfiguration
 from loopwright.trackers.neptune_session import Fields, Session, begin
 
@@ -65,6 +65,7 @@ class NeptuneCallback(TrackerCallback):
 
     name: ClassVar[str] = "neptune"
     variables: ClassVar[tuple[str, ...]] = choices.VARIABLES
+    stays_here: ClassVar[tuple[str, ...]] = ("_session", "_made", "_given")
 
     # As in transformers.
     model_parameters_key: ClassVar[str] = "model_parameters"
@@ -73,6 +74,7 @@ class NeptuneCallback(TrackerCallback):
     trainer_parameters_key: ClassVar[str] = "trainer_parameters"
     flat_metrics: ClassVar[frozenset[str]] = frozenset({"train/epoch"})
 
+    _given: Any = None
     _session: Session | None = None
     _made: Any = None  # a run that `get_run` made, before there was anything to report
 
@@ -100,11 +102,6 @@ class NeptuneCallback(TrackerCallback):
         self._log_parameters = log_parameters
         self._log_checkpoints = log_checkpoints
         self._options = neptune_run_kwargs
-
-    def __getstate__(self) -> dict[str, Any]:
-        left_here = {"_session", "_made"}
-        kept = {name: value for name, value in super().__getstate__().items() if name not in left_here}
-        return {**kept, "_given": None}
 
     # What it says about itself
 
@@ -258,8 +255,7 @@ class NeptuneCallback(TrackerCallback):
             self.standing.remember({"described": digest})
 
     def _description(self, run: Run) -> dict[str, Any]:
-        own = {"run_id": run.id, "parent_run_id": run.parent_id, "parent_step": run.parent_step}
-        values: dict[str, Any] = {f"loopwright/{name}": value for name, value in own.items() if value is not None}
+        values = origin(run)
         if self._log_parameters:
             others = run.arguments.keys() | (run.trial_parameters or {}).keys()
             values[self.trainer_parameters_key] = run.arguments

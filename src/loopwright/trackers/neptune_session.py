@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import logging
 import math
-import os
 import shutil
 import sys
 from collections import deque
@@ -20,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from loopwright._support.env import read_text, set_variables
+from loopwright._support.files import link_or_copy
 from loopwright._support.log import get_logger, warn_once
 from loopwright.errors import TrackerError, describe
 from loopwright.records import Record, Run, Status
-from loopwright.trackers.naming import group_name, numbers
+from loopwright.trackers.naming import as_float, group_name, numbers
 from loopwright.trackers.neptune_choices import address_of, is_hosted
 from loopwright.trackers.neptune_folder import Folder, Held, runs_kept_in
 
@@ -262,7 +262,7 @@ class Session:
         if not kept.exists():
             draft = kept.with_name(f".{kept.name}.draft")
             shutil.rmtree(draft, ignore_errors=True)
-            shutil.copytree(path, draft, copy_function=_link_or_copy)
+            shutil.copytree(path, draft, copy_function=link_or_copy)
             draft.rename(kept)
         if replaces:
             for other in kept.parent.iterdir():
@@ -314,19 +314,9 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 
 def _finite(value: float) -> float | None:
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
+    number = as_float(value)
     return number if math.isfinite(number) else None
 
 
 def _shown(value: float) -> str:
     return str(value) if isinstance(value, float) else "beyond the largest float"
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -36,14 +36,12 @@ class Listed:
         name: As `report_to` takes it.
         class_path: "module:class".
         sdk: The module whose presence means that it can be used; None where that is known.
-        aliases: What else `report_to` takes for it.
         needs: Modules of others that have to be there too.
     """
 
     name: str
     class_path: str
     sdk: str | None
-    aliases: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
     @property
@@ -93,8 +91,7 @@ def resolve_trackers(report_to: str | Sequence[str] | None) -> list[str]:
     Raises:
         ArgumentError: a name is unknown, or its SDK is not installed; the message lists those that are.
     """
-    aliases = {alias: tracker.name for tracker in listed_trackers().values() for alias in tracker.aliases}
-    names = list(dict.fromkeys(aliases.get(name, name) for name in normalize_report_to(report_to)))
+    names = list(dict.fromkeys(normalize_report_to(report_to)))
     if names == ["all"]:
         return usable_trackers()
     for name in names:

@@ -288,8 +288,8 @@ class Reporting:
         self._last_status = status
         self.recorder.end_attempt(status, reason)
         self._drain()
-        # Where a progress bar is wanted, somebody looks; another library's arguments don't know ours.
-        if self._owner.is_in_train and self._run is not None and not getattr(self._owner.args, "disable_tqdm", True):
+        # Where a progress bar is wanted, somebody looks.
+        if self._run is not None and self._owner.is_in_train and not self._owner.args.disable_tqdm:
             off = {name: str(placed.reason) for name, placed in self._names.items() if placed.place == "off"}
             print_summary(self.recorder.output_dir, self._run.id, off)
 

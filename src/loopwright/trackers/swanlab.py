@@ -20,8 +20,9 @@ from loopwright.errors import TrackerError
 from loopwright.records import Record, Run, Status
 from loopwright.trackers import swanlab_session as sessions
 from loopwright.trackers.base import TrackerCallback
-from loopwright.trackers.naming import group_name, numbers
-from loopwright.trackers.swanlab_session import Session, fitting
+from loopwright.trackers.description import origin
+from loopwright.trackers.naming import as_float, group_name, numbers
+from loopwright.trackers.swanlab_session import Session
 
 logger = get_logger(__name__)
 
@@ -63,6 +64,7 @@ class SwanLabCallback(TrackerCallback):
         "SWANLAB_RESUME",
     )
     ambient_module: ClassVar[str | None] = "swanlab"
+    stays_here: ClassVar[tuple[str, ...]] = ("_session",)
 
     _session: Session | None = None
     _must_resend: bool = False
@@ -187,13 +189,8 @@ class SwanLabCallback(TrackerCallback):
         return wanted
 
     def _origin(self, run: Run) -> dict[str, Any]:
-        own = {
-            "loopwright/run_id": run.id,
-            "loopwright/parent_run_id": run.parent_id,
-            "loopwright/parent_step": run.parent_step,
-            "loopwright/rewound_to_step": self.standing.reference.get("rewound_to_step"),
-        }
-        return {name: value for name, value in own.items() if value is not None}
+        rewound_to = self.standing.reference.get("rewound_to_step")
+        return origin(run) | ({} if rewound_to is None else {"loopwright/rewound_to_step": rewound_to})
 
     def _opened(self) -> Session:
         if self._session is None:
@@ -244,13 +241,10 @@ class SwanLabCallback(TrackerCallback):
         if session is not None:
             session.leave()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_session"}
-
 
 def _values(record: Record) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in numbers(record.values):
         shown = f"single_value/{name}" if name in _SINGLE_VALUES else group_name(name)
-        found[shown] = fitting(value)
+        found[shown] = as_float(value)
     return {**found, _GLOBAL_STEP: float(record.step)}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
-import math
 import sys
 import time
 import weakref
@@ -276,11 +275,3 @@ def _forget_current(run: Any) -> None:
 
     if runs._current_run is run:
         runs.clear_run()
-
-
-def fitting(value: float) -> float:
-    """Return a number as SwanLab keeps it."""
-    try:
-        return float(value)
-    except OverflowError:  # a whole number beyond the doubles
-        return math.inf if value > 0 else -math.inf

@@ -20,7 +20,8 @@ from loopwright.errors import TrackerError
 from loopwright.records import Record, Run, Status
 from loopwright.trackers import trackio_store as stores
 from loopwright.trackers.base import TrackerCallback
-from loopwright.trackers.naming import group_name, numbers
+from loopwright.trackers.description import origin
+from loopwright.trackers.naming import as_float, group_name, numbers
 from loopwright.trackers.trackio_current import current_run, make_current, make_run
 from loopwright.trackers.trackio_store import LocalStore, Row, ServerStore, Store, Target
 
@@ -50,6 +51,7 @@ class TrackioCallback(TrackerCallback):
     # Not the server's address: it may hold a token.
     variables: ClassVar[tuple[str, ...]] = ("TRACKIO_DIR", "TRACKIO_SPACE_ID", "TRACKIO_STORAGE_MODE")
     ambient_module: ClassVar[str | None] = "trackio"
+    stays_here: ClassVar[tuple[str, ...]] = ("_store", "_thread_run", "_programs_run")
 
     _store: Store | None = None
     _target: Target | None = None
@@ -202,17 +204,15 @@ class TrackioCallback(TrackerCallback):
             return dict(program.config)
         if target.run_id != run.id:
             return None
-        own = {
-            "loopwright/run_id": run.id,
-            "loopwright/parent_run_id": run.parent_id,
-            "loopwright/parent_step": run.parent_step,
-            "loopwright/rewound_to_step": self.standing.reference.get("rewound_to_step"),
+        rewound_to = self.standing.reference.get("rewound_to_step")
+        return {
+            **run.parameters,
+            **origin(run),
+            **({} if rewound_to is None else {"loopwright/rewound_to_step": rewound_to}),
             "_Username": None,
             "_Created": datetime.fromtimestamp(run.created_at, UTC).isoformat(),
             "_Group": run.name if run.trial_name is not None else None,
         }
-        kept = {name: value for name, value in own.items() if value is not None or name.startswith("_")}
-        return {**run.parameters, **kept}
 
     def _redescribe(self, **about: Any) -> None:
         """Add to the configuration: at once, where there is a row to send it with, else with the next."""
@@ -249,10 +249,6 @@ class TrackioCallback(TrackerCallback):
         run, self._thread_run = self._thread_run, None
         if run is not None:
             run.finish()
-
-    def __getstate__(self) -> dict[str, Any]:
-        left_here = {"_store", "_thread_run", "_programs_run"}
-        return {name: value for name, value in super().__getstate__().items() if name not in left_here}
 
 
 def _place_of(program: Any) -> dict[str, str]:
@@ -291,8 +287,5 @@ def _fitting(value: float) -> float:
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
-        try:
-            return float(value)
-        except OverflowError:
-            return float("inf") if value > 0 else float("-inf")
+        return as_float(value)
     return value

@@ -63,6 +63,7 @@ class WandbCallback(TrackerCallback):
     name: ClassVar[str] = "wandb"
     variables: ClassVar[tuple[str, ...]] = choices.VARIABLES
     ambient_module: ClassVar[str | None] = "wandb"
+    stays_here: ClassVar[tuple[str, ...]] = ("_session", "_leaves_at_exit")
 
     _session: Session | None = None
     _resend_from: int | None = None
@@ -79,10 +80,6 @@ class WandbCallback(TrackerCallback):
         import wandb
 
         return wandb
-
-    def __getstate__(self) -> dict[str, Any]:
-        left_here = {"_session", "_leaves_at_exit"}
-        return {name: value for name, value in super().__getstate__().items() if name not in left_here}
 
     # What it says about itself
 

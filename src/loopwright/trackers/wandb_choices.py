@@ -11,6 +11,7 @@ from loopwright._support.env import parse_flag
 from loopwright._support.log import get_logger, warn_once
 from loopwright.errors import TrackerError, describe
 from loopwright.records import Run
+from loopwright.trackers.description import origin
 from loopwright.trackers.presence import training_beside
 
 logger = get_logger(__name__)
@@ -151,17 +152,8 @@ def describe_run(run: Run, variable: Variable) -> dict[str, Any]:
         "job_type": variable("WANDB_JOB_TYPE") or ("trial" if is_trial else None),
         "notes": variable("WANDB_NOTES"),
         "tags": tags or None,
-        "config": {**run.parameters, **_origin(run)},
+        "config": {**run.parameters, **origin(run)},
     }
-
-
-def _origin(run: Run) -> dict[str, Any]:
-    own = {
-        "loopwright/run_id": run.id,
-        "loopwright/parent_run_id": run.parent_id,
-        "loopwright/parent_step": run.parent_step,
-    }
-    return {name: value for name, value in own.items() if value is not None}
 
 
 def _cut(name: str | None) -> str | None:

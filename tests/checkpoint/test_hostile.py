@@ -493,3 +493,10 @@ def test_where_no_checkpoint_is_whole_none_is_taken(run: Path, caplog: pytest.Lo
         choose_checkpoint(str(run), True)
     assert choose_checkpoint(str(run), "auto") is None
     assert [name in caplog.text for name in (OLDER, NEWER)] == [True, True]
+
+
+def test_folder_of_damaged_checkpoints_alone_is_refused_by_its_name(run: Path, tmp_path: Path) -> None:
+    for name in (OLDER, NEWER):
+        flip(run / name / "optimizer.pt", run, 0.5)
+    with pytest.raises(CheckpointError, match=r"resume_from_checkpoint='.*': .* no whole checkpoint \(2 damaged\)"):
+        choose_checkpoint(str(tmp_path / "elsewhere"), run)

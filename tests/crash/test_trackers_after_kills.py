@@ -21,6 +21,7 @@ from loopwright.journal.reader import JournalReader
 from loopwright.journal.repetition import is_volatile
 from loopwright.records import Kind, Status
 from loopwright.trackers.naming import group_name, numbers
+from tests.processes import children_of
 from tests.trackers.places import listed_places
 from tests.trackers.service import Service
 from tests.trackers.trainings import journal_points
@@ -62,18 +63,6 @@ def train_undisturbed(services: Services) -> None:
     process = services.start(0.0)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-
-
-def children_of(pid: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text()
-        except OSError:
-            continue
-        if int(text.rpartition(")")[2].split()[1]) == pid:
-            found.append(int(stat.parent.name))
-    return found
 
 
 def kill_delivery(pid: int) -> None:

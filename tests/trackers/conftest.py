@@ -34,3 +34,13 @@ def service(monkeypatch: pytest.MonkeyPatch):
     yield running
     running.fault = None
     running.go_away()
+
+
+@pytest.fixture(scope="module")
+def without_trackers(tmp_path_factory: pytest.TempPathFactory):
+    """The weights that a training without trackers ends with."""
+    from tests.trackers.trainings import build, weights
+
+    trainer = build(tmp_path_factory.mktemp("plain"))
+    trainer.train()
+    return weights(trainer)

@@ -16,6 +16,7 @@ from loopwright.journal.recorder import Recorder
 from loopwright.records import Kind, Run, Status
 from loopwright.trackers.base import TrackerCallback
 from loopwright.trackers.registry import make_tracker
+from tests.trackers.disks import fill
 
 
 class ServiceJournal:
@@ -45,11 +46,54 @@ class ServiceJournal:
             SinkEntry(self.run.id, kind.name, place, {}, variables, "delivery", tracker.wants_checkpoints())
         )
 
+    def log(self, first: int, last: int | None = None, **values: Any) -> None:
+        """Record lines of the steps from `first` to `last`."""
+        for step in range(first, (first if last is None else last) + 1):
+            self.note(Kind.LOG, step, values or {"loss": 1 / step, "learning_rate": 1e-3, "epoch": step / 10})
+
     def note(self, kind: Kind, step: int, values: Mapping[str, Any]) -> int:
         return self.recorder.record(kind, step, values)
 
     def end(self, status: Status = Status.COMPLETED) -> None:
         self.recorder.end_attempt(status)
+
+    def status(self) -> Status:
+        """Return how the newest attempt stands."""
+        with JournalReader(self.directory) as reader:
+            return reader.attempts(self.run.id)[-1].status
+
+    def deliver(self) -> str | None:
+        """Deliver what there is, close, and return what stands in the way."""
+        status = self.status()
+        worker = self.start_worker(status=status)
+        if status is Status.RUNNING:
+            worker.finish()
+        assert worker.join(60)
+        return worker.error
+
+    def confirm(self) -> Worker:
+        """Deliver what there is, wait until it is confirmed, and return the worker, which goes on."""
+        worker = self.start_worker()
+        until = time.monotonic() + 30
+        while worker.pending():
+            assert time.monotonic() < until, worker.error
+            time.sleep(0.02)
+        return worker
+
+    def deliver_over_full_disk(self, ballast: Path, last: int) -> None:
+        """Deliver steps up to `last`; with the sixth, `ballast` fills the service's disk until that has been felt."""
+        self.begin()
+        self.log(1, 5)
+        worker = self.confirm()
+        fill(ballast)
+        self.log(6, last)
+        time.sleep(3)
+        assert worker.pending() > 0
+        ballast.unlink()
+        worker.finish()
+        assert worker.join(60)
+        self.end()
+        assert self.deliver() is None
 
     def start_worker(self, *, status: Status | None = Status.RUNNING, deadlines: Deadlines | None = None) -> Worker:
         """Start to deliver in this process; `status` None for the journal's."""

@@ -16,6 +16,7 @@ from loopwright.delivery.store import read_delivered
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Kind, Status
 from loopwright.trackers.codecarbon import CodeCarbonCallback
+from tests.processes import children_of
 from tests.trackers.journals import ServiceJournal
 from tests.trackers.places.codecarbon import rows
 from tests.trackers.trainings import deliver_what_is_left
@@ -129,11 +130,7 @@ def test_session_that_ends_in_disorder_is_measured_to_its_end(act, tmp_path):
 def test_killed_with_its_meter_a_session_is_in_the_table_when_the_run_goes_on(tmp_path):
     process = start(tmp_path, "time.sleep(600)")
     assert "measured\n" in iter(process.stdout.readline, "")
-    followers = [
-        int(stat.parent.name)
-        for stat in Path("/proc").glob("[0-9]*/stat")
-        if int(stat.read_text().rpartition(")")[2].split()[1]) == process.pid
-    ]
+    followers = children_of(process.pid)
     for pid in (*followers, process.pid):
         os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=30)

@@ -24,7 +24,7 @@ from loopwright.records import Kind, Status
 from loopwright.trackers.placement import place
 from tests.trackers.journals import ServiceJournal
 from tests.trackers.places.dvclive import read_back, recorded
-from tests.trackers.trainings import build, deliver_what_is_left, same_weights, tracker_at, weights
+from tests.trackers.trainings import BreakAtStep, build, deliver_what_is_left, same_weights, tracker_at, weights
 
 
 class Journal(ServiceJournal):
@@ -583,26 +583,7 @@ def test_studio_that_is_not_there_costs_seconds_and_no_point(answer, journal, re
 # Trainings
 
 
-class BreakAtStep(TrainerCallback):
-    """Does something at a step, and gives delivery time to notice."""
-
-    def __init__(self, steps):
-        self.steps = steps
-
-    def on_step_end(self, args, state, control, **kwargs):
-        time.sleep(0.25)
-        if state.global_step in self.steps:
-            self.steps[state.global_step]()
-
-
 PATIENT = {"tracker_open_timeout": 30, "tracker_call_timeout": 30, "tracker_close_timeout": 60}
-
-
-@pytest.fixture(scope="module")
-def without_trackers(tmp_path_factory):
-    trainer = build(tmp_path_factory.mktemp("plain"))
-    trainer.train()
-    return weights(trainer)
 
 
 def finish(trainer):

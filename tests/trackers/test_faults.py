@@ -34,13 +34,6 @@ HOMES = ("delivery", "training")
 MODULES = Path(__file__).parent / "generic"
 
 
-@pytest.fixture(scope="module")
-def without_trackers(tmp_path_factory):
-    trainer = build(tmp_path_factory.mktemp("plain"))
-    trainer.train()
-    return weights(trainer)
-
-
 @pytest.fixture
 def fault_file(tmp_path, monkeypatch):
     path = tmp_path / "fault"

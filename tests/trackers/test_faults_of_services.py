@@ -8,7 +8,6 @@ content equal to the journal, point by point.
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from loopwright.records import Status
 from loopwright.trackers import registry
 from loopwright.trackers.registry import BUILT_IN
 from loopwright.trackers.wandb_session import tear_down
+from tests.trackers.disks import fill, mount_small_disk
 from tests.trackers.places import place_of
 from tests.trackers.trainings import build, deliver_what_is_left, same_weights, tracker_at, weights
 
@@ -53,13 +53,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def without_trackers(tmp_path_factory):
-    trainer = build(tmp_path_factory.mktemp("plain"))
-    trainer.train()
-    return weights(trainer)
 
 
 @pytest.fixture
@@ -110,22 +103,11 @@ def test_fault_changes_nothing_and_loses_nothing(service, fault, where, home, fa
     assert service.holds(out)
 
 
-def fill(path):
-    with path.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"\0" * 4096)
-
-
 @pytest.mark.parametrize("service", ["mlflow", "wandb"], indirect=True)
 def test_full_disk_changes_nothing_and_loses_nothing(service, faulty, tmp_path, without_trackers, monkeypatch, request):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a small disk can't be mounted here")
-    request.addfinalizer(lambda: subprocess.run(["umount", "-l", str(disk)], check=False))
+    mount_small_disk(request, disk, "3m")
     if service.name == "mlflow":
         shutil.copy(tmp_path / "mlflow.db", disk / "mlflow.db")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{disk}/mlflow.db")
@@ -135,8 +117,7 @@ def test_full_disk_changes_nothing_and_loses_nothing(service, faulty, tmp_path, 
     monkeypatch.setenv("HF_MLFLOW_LOG_ARTIFACTS", "false")
     monkeypatch.setenv("WANDB_LOG_MODEL", "false")
     ballast = disk / "ballast"
-    with pytest.raises(OSError, match="No space left"):
-        fill(ballast)
+    fill(ballast)
     out = tmp_path / "out"
     kind = getattr(faulty, f"Faulty_{service.name}")
     trainer = build(out, callbacks=[kind()], tracker_call_timeout=20, tracker_close_timeout=8)

@@ -18,6 +18,7 @@ from loopwright.integrations import SwanLabCallback
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Kind, Status
 from loopwright.trackers import swanlab_files, swanlab_session
+from tests.trackers.disks import mount_small_disk
 from tests.trackers.journals import ServiceJournal
 from tests.trackers.places.swanlab import NAN, files_in, first_of_each, points_in, records_in
 from tests.trackers.swanlab_service import Cloud
@@ -31,32 +32,6 @@ class Journal(ServiceJournal):
 
     tracker_class = SwanLabCallback
     age_seconds = 100.0
-
-    def log(self, first, last=None, **values):
-        for step in range(first, (first if last is None else last) + 1):
-            self.note(Kind.LOG, step, values or {"loss": 1 / step, "learning_rate": 1e-3, "epoch": step / 10})
-
-    def deliver(self, *, wait=60.0):
-        """Deliver what there is, close, and return what stands in the way."""
-        status = self.status()
-        worker = self.start_worker(status=status)
-        if status is Status.RUNNING:
-            worker.finish()
-        assert worker.join(wait)
-        return worker.error
-
-    def status(self):
-        with JournalReader(self.directory) as reader:
-            return reader.attempts(self.run.id)[-1].status
-
-    def confirm(self):
-        """Deliver what there is, wait until it is confirmed, and return the worker, which goes on."""
-        worker = self.start_worker()
-        until = time.monotonic() + 30
-        while worker.pending():
-            assert time.monotonic() < until, worker.error
-            time.sleep(0.02)
-        return worker
 
 
 @pytest.fixture(autouse=True)
@@ -500,37 +475,10 @@ def test_deleted_folders_are_filled_again(which, journal, directory):
     assert points_in(directory) == first_of_each(journal.directory)
 
 
-def fill(path):
-    with path.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"\0" * 4096)
-
-
 def test_full_disk_loses_nothing(journal, directory, request):
     directory.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a small disk can't be mounted here")
-    request.addfinalizer(lambda: subprocess.run(["umount", "-l", str(directory)], check=False))
-    journal.begin()
-    journal.log(1, 5)
-    worker = journal.start_worker()
-    until = time.monotonic() + 20
-    while worker.pending():
-        assert time.monotonic() < until, worker.error
-        time.sleep(0.02)
-    with pytest.raises(OSError, match="No space left"):
-        fill(directory / "ballast")
-    journal.log(6, 6000)
-    time.sleep(3)
-    assert worker.pending() > 0
-    (directory / "ballast").unlink()
-    worker.finish()
-    assert worker.join(60)
-    journal.end()
-    assert journal.deliver() is None
+    mount_small_disk(request, directory, "2m")
+    journal.deliver_over_full_disk(directory / "ballast", 6000)
     assert points_in(directory) == first_of_each(journal.directory)
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from loopwright import TrainerCallback
 from loopwright.delivery.store import DeliveryStore, read_delivered
 from loopwright.delivery.worker import Worker
 from loopwright.integrations import TensorBoardCallback
@@ -22,7 +20,8 @@ from loopwright.journal.reader import JournalReader
 from loopwright.journal.recorder import Recorder
 from loopwright.records import Kind, Run, Status
 from tests.trackers import readback
-from tests.trackers.trainings import build, deliver_what_is_left, same_weights, tracker_at, weights
+from tests.trackers.disks import fill, mount_small_disk
+from tests.trackers.trainings import BreakAtStep, build, deliver_what_is_left, same_weights, tracker_at, weights
 
 
 def accumulator(directory: Path):
@@ -225,25 +224,6 @@ def test_subclass_may_override_setup_and_hand_on_other_logs(tmp_path, monkeypatc
     assert text_of(tmp_path / "events", "mine") == "Network in out"
 
 
-class BreakAtStep(TrainerCallback):
-    """Does something at a step, and gives delivery time to notice."""
-
-    def __init__(self, steps):
-        self.steps = steps
-
-    def on_step_end(self, args, state, control, **kwargs):
-        time.sleep(0.25)
-        if state.global_step in self.steps:
-            self.steps[state.global_step]()
-
-
-@pytest.fixture(scope="module")
-def without_trackers(tmp_path_factory):
-    trainer = build(tmp_path_factory.mktemp("plain"))
-    trainer.train()
-    return weights(trainer)
-
-
 # SummaryWriter has a thread of its own, which dies of the fault too.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("home", ["delivery", "training"])
@@ -265,12 +245,7 @@ def test_directory_that_fails_changes_nothing(fault, home, tmp_path, monkeypatch
     elif fault == "file in its place":
         steps[6] = lambda: (shutil.rmtree(events, ignore_errors=True), events.write_text("in the way"))
     else:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(events.parent)], capture_output=True, check=False
-        )
-        if mounted.returncode:
-            pytest.skip("a small disk can't be mounted here")
-        request.addfinalizer(lambda: subprocess.run(["umount", "-l", str(events.parent)], check=False))
+        mount_small_disk(request, events.parent, "24k")
         big = events.parent / "ballast"
         steps[1] = lambda: fill(big)
         heal = lambda: big.unlink(missing_ok=True)  # noqa: E731
@@ -284,16 +259,6 @@ def test_directory_that_fails_changes_nothing(fault, home, tmp_path, monkeypatch
     deliver_what_is_left(out)
     assert readback.tensorboard(events) == readback.as_float32(readback.journal(out))
     assert read_delivered(out, trainer.run_id, "tensorboard").error is None
-
-
-def fill(path: Path) -> None:
-    try:
-        with path.open("wb") as file:
-            while True:
-                file.write(b"\0" * 1024)
-                file.flush()
-    except OSError:
-        pass
 
 
 def test_delivery_killed_again_and_again_leaves_each_point_once(tmp_path, monkeypatch, without_trackers):

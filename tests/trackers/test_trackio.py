@@ -21,6 +21,7 @@ from loopwright.records import Kind, Status
 from loopwright.trackers import trackio as module
 from loopwright.trackers import trackio_store
 from tests.trackers import readback
+from tests.trackers.disks import mount_small_disk
 from tests.trackers.journals import ServiceJournal
 from tests.trackers.places.trackio import configs_in, points, rows_in
 from tests.trackers.trainings import build, deliver_what_is_left
@@ -34,24 +35,6 @@ class Journal(ServiceJournal):
 
     tracker_class = TrackioCallback
     age_seconds = 100.0
-
-    def log(self, first, last=None, **values):
-        for step in range(first, (first if last is None else last) + 1):
-            self.note(Kind.LOG, step, values or {"loss": 1 / step, "learning_rate": 1e-3, "epoch": step / 10})
-
-    def deliver(self, *, wait=30.0):
-        """Deliver what there is, close, and return what stands in the way."""
-        worker = self.start_worker()
-        worker.finish() if self.status() is Status.RUNNING else None
-        assert worker.join(wait)
-        return worker.error
-
-    def start_worker(self, **options):
-        return super().start_worker(**{"status": self.status(), **options})
-
-    def status(self):
-        with JournalReader(self.directory) as reader:
-            return reader.attempts(self.run.id)[-1].status
 
 
 @pytest.fixture(autouse=True)
@@ -277,37 +260,10 @@ def test_deleted_database_is_filled_again(is_at_once, journal, directory):
     assert points(rows_in(directory)) == readback.journal(journal.directory)
 
 
-def fill(path):
-    with path.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"\0" * 4096)
-
-
 def test_full_disk_loses_nothing(journal, directory, request):
     directory.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(directory)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a small disk can't be mounted here")
-    request.addfinalizer(lambda: subprocess.run(["umount", "-l", str(directory)], check=False))
-    journal.begin()
-    journal.log(1, 5)
-    worker = journal.start_worker()
-    until = time.monotonic() + 20
-    while worker.pending():
-        assert time.monotonic() < until, worker.error
-        time.sleep(0.02)
-    with pytest.raises(OSError, match="No space left"):
-        fill(directory / "ballast")
-    journal.log(6, 2000)
-    time.sleep(3)
-    assert worker.pending() > 0
-    (directory / "ballast").unlink()
-    worker.finish()
-    assert worker.join(60)
-    journal.end()
-    assert journal.deliver() is None
+    mount_small_disk(request, directory, "4m")
+    journal.deliver_over_full_disk(directory / "ballast", 2000)
     assert points(rows_in(directory)) == readback.journal(journal.directory)
 
 
@@ -376,7 +332,7 @@ def test_space_that_cannot_be_made_is_the_local_database(tmp_path, directory, mo
     journal.begin()
     journal.log(1, 2)
     journal.end()
-    assert journal.deliver(wait=60) is None
+    assert journal.deliver() is None
     assert len(rows_in(directory)) == 2
     assert "is in the local database and not in me/unreachable" in caplog.text
     assert "hf_not_a_real_one" not in caplog.text

@@ -21,7 +21,8 @@ from loopwright.trackers import wandb_choices as choices
 from loopwright.trackers.description import recorded_variables
 from loopwright.trackers.wandb import WandbCallback
 from loopwright.trackers.wandb_files import GLOBAL_STEP, MARKER, Holdings
-from tests.trackers.wandb_journal import Journal, children_named, local_files, points_of, wait_for
+from tests.processes import children_of
+from tests.trackers.wandb_journal import Journal, local_files, points_of, wait_for
 
 pytest_plugins = ("tests.trackers.wandb_fixtures",)
 pytestmark = pytest.mark.usefixtures("own_environment")
@@ -397,13 +398,13 @@ def test_wandb_core_that_is_killed_is_started_again(journal):
     journal.begin()
     with journal.follow() as process:
         journal.log(1, 5)
-        wait_for(lambda: children_named("wandb-core", process.pid))
-        (core,) = children_named("wandb-core", process.pid)
+        wait_for(lambda: children_of(process.pid, "wandb-core"))
+        (core,) = children_of(process.pid, "wandb-core")
         wait_for(lambda: journal.reference)
         time.sleep(1.0)
         os.kill(core, signal.SIGKILL)
         journal.log(6, 10)
-        wait_for(lambda: set(children_named("wandb-core", process.pid)) - {core})
+        wait_for(lambda: set(children_of(process.pid, "wandb-core")) - {core})
         journal.end()
         process.stdin.close()
         assert process.wait(60) == 0

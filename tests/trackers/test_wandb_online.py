@@ -14,7 +14,8 @@ from loopwright.delivery.worker import Deadlines
 from loopwright.records import Kind, Status
 from loopwright.trackers.wandb_files import GLOBAL_STEP
 from loopwright.trackers.wandb_session import tear_down
-from tests.trackers.wandb_journal import children_named, local_files, points_of, wait_for
+from tests.processes import children_of
+from tests.trackers.wandb_journal import local_files, points_of, wait_for
 
 pytest_plugins = ("tests.trackers.wandb_fixtures",)
 # The SDK's threads that ask wandb-core for news die with it, in a traceback.
@@ -244,4 +245,4 @@ def test_server_that_takes_no_point_back_keeps_both(wandb_service, journal, monk
 
 
 def test_nothing_is_left_running(own_environment):
-    assert children_named("wandb-core") == []
+    assert children_of(os.getpid(), "wandb-core") == []

@@ -16,8 +16,9 @@ from loopwright import TrainerCallback
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Kind
 from loopwright.trackers.wandb import WandbCallback
+from tests.processes import children_of
 from tests.trackers.trainings import build, same_weights, weights
-from tests.trackers.wandb_journal import children_named, local_files, points_in, recorded_points
+from tests.trackers.wandb_journal import local_files, points_in, recorded_points
 
 pytest_plugins = ("tests.trackers.wandb_fixtures",)
 pytestmark = [
@@ -225,13 +226,13 @@ from loopwright import TrainerCallback
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Kind
 from tests.trackers.trainings import build
-from tests.trackers.wandb_journal import children_named
+from tests.processes import children_of
 import loopwright.trackers.wandb as module
 module._LEAST_FREQUENCY = 1
 class Kill(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 6:
-            os.kill(children_named("wandb-core")[0], signal.SIGKILL)
+            os.kill(children_of(os.getpid(), "wandb-core")[0], signal.SIGKILL)
 if __name__ == "__main__":
     trainer = build("out", report_to="wandb", callbacks=[Kill()], logging_steps=1, tracker_open_timeout=60,
                     tracker_call_timeout=30, tracker_close_timeout=60)
@@ -254,15 +255,15 @@ from loopwright import TrainerCallback
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Kind
 from tests.trackers.trainings import build
-from tests.trackers.wandb_journal import children_named
+from tests.processes import children_of
 class Stop(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 6:
-            os.kill(children_named("wandb-core")[0], signal.SIGSTOP)
+            os.kill(children_of(os.getpid(), "wandb-core")[0], signal.SIGSTOP)
 if __name__ == "__main__":
     trainer = build("out", report_to="wandb", callbacks=[Stop()], tracker_open_timeout=60, tracker_close_timeout=2)
     trainer.train()
-    print(children_named("wandb-core")[0])
+    print(children_of(os.getpid(), "wandb-core")[0])
     sys.exit(3)
 """
 
@@ -278,4 +279,4 @@ def test_program_ends_with_its_own_status_though_wandb_core_is_suspended(tmp_pat
 
 
 def test_nothing_is_left_running():
-    assert children_named("wandb-core") == []
+    assert children_of(os.getpid(), "wandb-core") == []

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from loopwright import Trainer, TrainingArguments
+from loopwright import Trainer, TrainerCallback, TrainingArguments
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Kind
 from loopwright.trackers.naming import group_name, numbers
@@ -25,6 +26,18 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         predicted = self.layers(x).squeeze(-1)
         return {"loss": nn.functional.mse_loss(predicted, labels), "logits": predicted}
+
+
+class BreakAtStep(TrainerCallback):
+    """Does something at a step, and gives delivery time to notice."""
+
+    def __init__(self, steps: dict[int, Any]) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        time.sleep(0.25)
+        if state.global_step in self.steps:
+            self.steps[state.global_step]()
 
 
 def examples(count: int = 24) -> list[dict[str, torch.Tensor]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -180,20 +179,6 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.02)
-
-
-def children_named(word: str, parent: int | None = None) -> list[int]:
-    """Return the living children of a process, or of this one, whose command contains `word`."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            head, _, rest = path.read_text().rpartition(")")
-        except OSError:
-            continue
-        state, owner = rest.split()[:2]
-        if int(owner) == (parent or os.getpid()) and word in head and state != "Z":
-            found.append(int(path.parent.name))
-    return found
 
 
 def is_nan(value: Any) -> bool:

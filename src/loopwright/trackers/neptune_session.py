@@ -133,6 +133,7 @@ class Session:
         self.fields = fields
         self.is_users = is_users
         self.held = Held()
+        self._owner = ""
         self._marks: deque[tuple[int, int]] = deque()  # the SDK's number of an operation, and the record's
         self._last_safe = 0
         self._end: Status | None = None
@@ -147,6 +148,7 @@ class Session:
     def look_back(self, run: Run) -> None:
         """Find out which records are in the folder, or with the server."""
         fields = self.fields
+        self._owner = run.id
         self.flush()
         if self.is_offline or self._is_async:
             self.held = self.folder.look_back(fields.marker, (fields.owner, run.id))
@@ -176,11 +178,13 @@ class Session:
 
     def add(self, records: Sequence[Record], flat: Iterable[str]) -> None:
         """Write the points of those records that are not there yet, and see them into the file."""
-        for record in records:
-            if record.sequence > self.held.sequence:
-                for name, value in numbers(record.values):
-                    self._add_point(group_name(name), value, record, flat)
-                self._mark(record.sequence)
+        new = [record for record in records if record.sequence > self.held.sequence]
+        if new:
+            self._sign()
+        for record in new:
+            for name, value in numbers(record.values):
+                self._add_point(group_name(name), value, record, flat)
+            self._mark(record.sequence)
         self._settle(records[-1].sequence)
 
     def _add_point(self, name: str, value: float, record: Record, flat: Iterable[str]) -> None:
@@ -196,6 +200,10 @@ class Session:
                 self.held.loose.add(point)  # should the record be tried again
         except _refusals() as error:
             warn_once(logger, f"neptune: {name} is left out, the journal has it: {describe(error)}")
+
+    def _sign(self) -> None:
+        # Over and over: online the SDK removes a file once all in it is sent, and with it whose the next one's are.
+        self.run[self.fields.owner] = self._owner
 
     def _mark(self, sequence: int) -> None:
         # With each record: were it only with each batch, the next session might cut batches elsewhere.
@@ -251,6 +259,7 @@ class Session:
 
         if record.sequence > self.held.sequence:
             source = self._keep(path, replaces=replaces) if self.is_offline else path
+            self._sign()
             self.run[self.fields(place)].assign(FileSet([str(source)]))
             self._mark(record.sequence)
         self._settle(record.sequence)

@@ -164,7 +164,7 @@ class MLflowService:
         from mlflow.entities import Metric
 
         metrics = [Metric(point.name, as_float(point.value), point.time, point.step) for point in points]
-        nans = {metric.key: self._known_nans(run_id, metric.key) for metric in metrics if math.isnan(metric.value)}
+        nans = {name: self._known_nans(run_id, name) for name in {m.key for m in metrics if math.isnan(m.value)}}
         entries = [
             metric for metric in metrics if not (math.isnan(metric.value) and _place(metric) in nans[metric.key])
         ]

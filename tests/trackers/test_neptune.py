@@ -782,6 +782,23 @@ def test_server_that_goes_away_and_comes_back_gets_each_point_once(server, tmp_p
 
 
 @dies_of_closed_files
+def test_server_that_stays_away_gets_what_waits_once_however_often_it_is_tried(server, tmp_path):
+    journal = Journal(tmp_path / "out")
+    journal.begin()
+    journal.log(1, 20)
+    journal.deliver_all()
+    server.is_down = True
+    journal.log(21, 40)
+    journal.end()
+    for _ in range(2):  # the second session finds in the folder what the first has left
+        assert "operations wait for Neptune's server" in journal.deliver()
+    server.is_down = False
+    journal.deliver_all()
+    assert server.points == expected_series(journal.directory)
+    assert server.refused == []
+
+
+@dies_of_closed_files
 def test_what_a_killed_session_had_not_sent_is_sent_by_the_next_and_not_twice(server, tmp_path):
     journal = Journal(tmp_path / "out")
     journal.begin()

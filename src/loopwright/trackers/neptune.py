@@ -190,11 +190,11 @@ class NeptuneCallback(TrackerCallback):
     def _begin(self) -> Session:
         run, ready = self._run_to_show(), self.given_object()
         opened = self._make_run(run) if ready is None else ready
-        session = Session(opened, self._fields, is_users=self._given is not None)
+        session = Session(opened, self._fields, owner=run.id, is_users=self._given is not None)
         if ready is None:
             session.forget_at_exit()
         try:
-            session.look_back(run)
+            session.look_back()
             self._remember(session, run)
             self._describe(session, run)
         except BaseException:

@@ -22,7 +22,7 @@ from loopwright._support.env import read_text, set_variables
 from loopwright._support.files import link_or_copy
 from loopwright._support.log import get_logger, warn_once
 from loopwright.errors import TrackerError, describe
-from loopwright.records import Record, Run, Status
+from loopwright.records import Record, Status
 from loopwright.trackers.naming import as_float, group_name, numbers
 from loopwright.trackers.neptune_choices import address_of, is_hosted
 from loopwright.trackers.neptune_folder import Folder, Held, runs_kept_in
@@ -121,6 +121,7 @@ class Session:
     Arguments:
         run: The SDK's.
         fields: Where to write.
+        owner: Id of Loopwright's run, whose numbers these are.
         is_users: Whether the program made it: then it is not ours to end.
 
     Attributes:
@@ -128,12 +129,12 @@ class Session:
         is_offline: Whether it is kept in files alone.
     """
 
-    def __init__(self, run: Any, fields: Fields, *, is_users: bool) -> None:
+    def __init__(self, run: Any, fields: Fields, *, owner: str, is_users: bool) -> None:
         self.run = run
         self.fields = fields
         self.is_users = is_users
         self.held = Held()
-        self._owner = ""
+        self._owner = owner
         self._marks: deque[tuple[int, int]] = deque()  # the SDK's number of an operation, and the record's
         self._last_safe = 0
         self._end: Status | None = None
@@ -145,14 +146,15 @@ class Session:
         """The folder in which the SDK keeps it."""
         return Folder(Path(self.run._op_processor.data_path))
 
-    def look_back(self, run: Run) -> None:
+    def look_back(self) -> None:
         """Find out which records are in the folder, or with the server."""
         fields = self.fields
-        self._owner = run.id
         self.flush()
         if self.is_offline or self._is_async:
-            self.held = self.folder.look_back(fields.marker, (fields.owner, run.id))
-        if not self.is_offline and self._has(fields.owner, fields.marker) and self.run[fields.owner].fetch() == run.id:
+            self.held = self.folder.look_back(fields.marker, (fields.owner, self._owner))
+        if self.is_offline or not self._has(fields.owner, fields.marker):
+            return
+        if self.run[fields.owner].fetch() == self._owner:
             sequence = int(self.run[fields.marker].fetch())
             if sequence > self.held.sequence:
                 self.held = Held(sequence)

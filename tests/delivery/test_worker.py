@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+import threading
+import time
+
 import pytest
 
 from loopwright.delivery.store import DeliveryStore, read_delivered
-from loopwright.delivery.worker import Worker
+from loopwright.delivery.worker import Deadlines, Worker
 from loopwright.errors import RecordRefused
 from loopwright.journal.reader import JournalReader
 from loopwright.journal.recorder import Recorder
@@ -26,6 +31,9 @@ class Sink:
             self.failures[name] -= 1
             raise ConnectionError(name)
         self.book.append((name, *details))
+
+    def load(self):
+        pass
 
     def open(self, run, standing):
         self._do("open", standing.next_step)
@@ -117,3 +125,74 @@ def test_record_that_is_refused_is_left_out_and_counted(tmp_path, journal):
     assert worker.pending() == 0
     assert 2 not in {step for entry in book if entry[0] == "deliver" for step in entry[1:]}
     assert read_delivered(tmp_path, journal.id, "kept").refused == 1
+
+
+@pytest.fixture
+def tangled_package(tmp_path, monkeypatch):
+    """A package and a module of it that need each other: whole for one thread, but not for two that meet half-way."""
+    package = tmp_path / "packages" / "tangled"
+    package.mkdir(parents=True)
+    package.joinpath("__init__.py").write_text("import time\ntime.sleep(0.5)\nfrom tangled.core import answer\n")
+    package.joinpath("core.py").write_text("import tangled\nanswer = 42\n")
+    monkeypatch.syspath_prepend(str(package.parent))
+    yield "tangled", "tangled.core"
+    for module in [module for module in sys.modules if module.startswith("tangled")]:
+        del sys.modules[module]
+
+
+def test_trackers_that_are_opened_at_once_import_one_after_the_other(tmp_path, journal, tangled_package):
+    errors, has_begun, loaded, loaded_at_opening = [], threading.Event(), [], []
+
+    class Importing(Sink):
+        def __init__(self, module):
+            super().__init__([], {})
+            self.module = module
+
+        def load(self):
+            has_begun.set()
+            try:
+                importlib.import_module(self.module)
+                time.sleep(0.2)
+                loaded.append(self.module)
+            except ImportError as error:
+                errors.append(error)
+
+        def open(self, run, standing):
+            loaded_at_opening.append(set(loaded))
+
+    workers = [
+        Worker(
+            journal, module, lambda module=module: Importing(module),
+            reader=JournalReader(tmp_path), store=DeliveryStore(tmp_path), status=lambda: Status.COMPLETED,
+        )
+        for module in tangled_package
+    ]  # fmt: skip
+    for worker in workers:
+        worker.start()
+        assert has_begun.wait(20)
+    assert all(worker.join(20) for worker in workers)
+    assert errors == []
+    assert loaded_at_opening == [set(tangled_package)] * 2, "an SDK imports more while it is opened"
+
+
+def test_import_that_hangs_keeps_the_other_trackers_for_a_while_only(tmp_path, journal, monkeypatch):
+    monkeypatch.setattr("loopwright.delivery.importing.PATIENCE_SECONDS", 0.2)
+    let_go, hangs = threading.Event(), threading.Event()
+
+    class Hanging(Sink):
+        def load(self):
+            hangs.set()
+            let_go.wait(20)
+
+    stuck = Worker(
+        journal, "stuck", lambda: Hanging([], {}), reader=JournalReader(tmp_path), store=DeliveryStore(tmp_path),
+        status=lambda: Status.COMPLETED, deadlines=Deadlines(open=0.0),
+    )  # fmt: skip
+    stuck.start()
+    try:
+        assert hangs.wait(20)
+        assert deliver(tmp_path, journal, lambda: Sink([], {})).pending() == 0
+        assert stuck.overdue() == "import"
+    finally:
+        let_go.set()
+    assert stuck.join(20)

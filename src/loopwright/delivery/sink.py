@@ -51,6 +51,10 @@ class Sink(Protocol):
         """How repetition is made harmless; see above."""
         ...
 
+    def load(self) -> None:
+        """Import what the SDK needs; nobody else imports meanwhile."""
+        ...
+
     def open(self, run: Run, standing: Standing) -> int | None:
         """Begin or go on with `run`.
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from loopwright._support.log import get_logger
+from loopwright.delivery.importing import importing
 from loopwright.delivery.retry import Backoff
 from loopwright.delivery.sink import Sink, Standing
 from loopwright.delivery.store import DeliveryStore
@@ -178,7 +179,10 @@ class Worker:
                 if self._last_tries is not None:
                     raise
                 return
-        sink = self._make_sink()
+        with importing.take():
+            sink = self._make_sink()
+            with self._calling("import", self._deadlines.open):
+                sink.load()
         delivered = self._store.read(self.run.id, self.tracker)
         self._cursor = self._sent = delivered.cursor
         self._rewound = int(delivered.reference.get("rewound", 0))

@@ -15,6 +15,7 @@ what remains: how to open a run, how to write points, what is durable, how to en
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,6 +53,7 @@ class TrackerCallback(TrainerCallback):
         attends: Whether it is to be open while a training is at work, though there be nothing to deliver.
         stays_here: Attributes that belong to this process and don't go along with a copy, beside those of the classes
             that it derives from; each needs a default on the class.
+        sdk_modules: What is imported before it is opened, while no other tracker imports: whatever of the SDK it uses.
         ambient_module: The SDK's module, where it has a notion of the current run that user code refers to: a program
             that has imported it before training wants that run in its own process.
 
@@ -66,6 +68,7 @@ class TrackerCallback(TrainerCallback):
     attends: ClassVar[bool] = False
     # Neither journal nor thread nor SDK object goes along.
     stays_here: ClassVar[tuple[str, ...]] = ("_reporting", "_live", "setup", "run", "standing")
+    sdk_modules: ClassVar[tuple[str, ...]] = ()
     ambient_module: ClassVar[str | None] = None
     is_tracker: ClassVar[bool] = True  # the dispatcher isolates it, runs it first when training begins and last later
 
@@ -142,6 +145,11 @@ class TrackerCallback(TrainerCallback):
         """In the training process: make the service's run the current one of the loop's thread, without any I/O."""
 
     # Delivery's side
+
+    def load(self) -> None:
+        """Import `sdk_modules`; see `delivery.sink.Sink`. Override it where variables have to be set before."""
+        for module in self.sdk_modules:
+            importlib.import_module(module)
 
     def open(self, run: Run, standing: Standing) -> int | None:
         """Call `setup` for `run`; see `delivery.sink.Sink`."""

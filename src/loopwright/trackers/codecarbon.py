@@ -69,6 +69,7 @@ class CodeCarbonCallback(TrackerCallback):
     """
 
     name: ClassVar[str] = "codecarbon"
+    sdk_modules: ClassVar[tuple[str, ...]] = ("codecarbon",)
     attends: ClassVar[bool] = True
     stays_here: ClassVar[tuple[str, ...]] = ("_meter", "_reading")
     variables: ClassVar[tuple[str, ...]] = (*(f"CODECARBON_{name}" for name in _SETTINGS), "CUDA_VISIBLE_DEVICES")

@@ -51,6 +51,7 @@ class DagsHubCallback(MLflowCallback):
     """
 
     name: ClassVar[str] = "dagshub"
+    sdk_modules: ClassVar[tuple[str, ...]] = ("mlflow", "mlflow.tracking.fluent", "dagshub")
     variables: ClassVar[tuple[str, ...]] = (
         *MLflowCallback.variables,
         "HF_DAGSHUB_LOG_ARTIFACTS",

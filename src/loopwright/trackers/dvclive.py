@@ -68,6 +68,7 @@ class DVCLiveCallback(TrackerCallback):
     """
 
     name: ClassVar[str] = "dvclive"
+    sdk_modules: ClassVar[tuple[str, ...]] = ("dvclive", "dvc.repo")
     variables: ClassVar[tuple[str, ...]] = ("HF_DVCLIVE_LOG_MODEL",)
     purges: ClassVar[bool] = True
     stays_here: ClassVar[tuple[str, ...]] = ("_files", "_names", "_rows", "live", "_given")

@@ -56,6 +56,7 @@ class FlyteCallback(TrackerCallback):
     """
 
     name: ClassVar[str] = "flyte"
+    sdk_modules: ClassVar[tuple[str, ...]] = ("flytekit",)
     stays_here: ClassVar[tuple[str, ...]] = ("_context", "cp")
 
     cp: Any = None  # the task's checkpoint

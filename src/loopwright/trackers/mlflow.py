@@ -60,6 +60,7 @@ class MLflowCallback(TrackerCallback):
     """
 
     name: ClassVar[str] = "mlflow"
+    sdk_modules: ClassVar[tuple[str, ...]] = ("mlflow", "mlflow.tracking.fluent")
     variables: ClassVar[tuple[str, ...]] = (
         "MLFLOW_TRACKING_URI",
         "MLFLOW_EXPERIMENT_NAME",

@@ -27,7 +27,7 @@ from loopwright.trackers import neptune_choices as choices
 from loopwright.trackers.base import TrackerCallback
 from loopwright.trackers.description import describe_run, origin
 from loopwright.trackers.neptune_choices import NeptuneMissingConfiguration
-from loopwright.trackers.neptune_session import Fields, Session, begin
+from loopwright.trackers.neptune_session import Fields, Session, begin, load_sdk
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
@@ -181,6 +181,10 @@ class NeptuneCallback(TrackerCallback):
         return self._made
 
     # The run
+
+    def load(self) -> None:
+        """Import the SDK, quietly."""
+        load_sdk()
 
     def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
         """Open Neptune's run, or go on with it or with the program's."""

@@ -53,6 +53,7 @@ class SwanLabCallback(TrackerCallback):
     """
 
     name: ClassVar[str] = "swanlab"
+    sdk_modules: ClassVar[tuple[str, ...]] = ("swanlab",)
     variables: ClassVar[tuple[str, ...]] = (
         "SWANLAB_PROJECT",
         "SWANLAB_LOG_DIR",

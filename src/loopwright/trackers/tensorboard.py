@@ -33,6 +33,7 @@ class TensorBoardCallback(TrackerCallback):
     """
 
     name: ClassVar[str] = "tensorboard"
+    sdk_modules: ClassVar[tuple[str, ...]] = ("torch.utils.tensorboard",)
     variables: ClassVar[tuple[str, ...]] = ("TENSORBOARD_LOGGING_DIR",)
     purges: ClassVar[bool] = True
 

@@ -48,6 +48,7 @@ class TrackioCallback(TrackerCallback):
     """
 
     name: ClassVar[str] = "trackio"
+    sdk_modules: ClassVar[tuple[str, ...]] = ("trackio", "trackio.sqlite_storage", "trackio.remote_client")
     # Not the server's address: it may hold a token.
     variables: ClassVar[tuple[str, ...]] = ("TRACKIO_DIR", "TRACKIO_SPACE_ID", "TRACKIO_STORAGE_MODE")
     ambient_module: ClassVar[str | None] = "trackio"

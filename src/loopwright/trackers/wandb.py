@@ -61,6 +61,7 @@ class WandbCallback(TrackerCallback):
     """
 
     name: ClassVar[str] = "wandb"
+    sdk_modules: ClassVar[tuple[str, ...]] = ("wandb", "wandb.proto.wandb_internal_pb2", "yaml")
     variables: ClassVar[tuple[str, ...]] = choices.VARIABLES
     ambient_module: ClassVar[str | None] = "wandb"
     stays_here: ClassVar[tuple[str, ...]] = ("_session", "_leaves_at_exit")

@@ -23,6 +23,7 @@ from loopwright.errors import TrackerError, describe
 from loopwright.records import Record, Status
 from loopwright.trackers.naming import group_name
 from loopwright.trackers.wandb_files import GLOBAL_STEP, MARKER, Holdings, LogFile, run_files
+from loopwright.trackers.wandb_leftovers import end_leftovers
 
 logger = get_logger(__name__)
 
@@ -313,6 +314,7 @@ def begin(arguments: Mapping[str, Any], directory: Path, run_id: str) -> Any:
     import wandb
 
     before = set(run_files(directory, run_id))
+    end_leftovers(before)
     try:
         run = wandb.init(**arguments)
     except Exception as error:

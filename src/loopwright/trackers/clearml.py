@@ -68,6 +68,18 @@ class ClearMLCallback(TrackerCallback):
     def __init__(self) -> None:
         require_installed("clearml", extra="clearml", purpose="ClearMLCallback")
 
+    @property
+    def _clearml(self) -> Any:
+        """The SDK, by the name that subclasses of transformers' callback use."""
+        import clearml
+
+        return clearml
+
+    @property
+    def _clearml_task(self) -> Any:
+        """The open task, by the name that they use."""
+        return None if self._session is None else self._session.task
+
     def why_off(self) -> str | None:
         """Return None; say here, to the user, which variable can't be understood."""
         self._asked_offline()
@@ -104,10 +116,10 @@ class ClearMLCallback(TrackerCallback):
     def _begin(self, run: Run) -> Session:
         given = {name: text for name in _HOSTS if (text := self.variable(name)) is not None}
         set_variables(given)
-        names = {"project": self.variable("CLEARML_PROJECT"), "task": self.variable("CLEARML_TASK")}
-        names = {"project": names["project"] or "HuggingFace Transformers", "task": names["task"] or "Trainer"}
+        task_name = self.variable("CLEARML_TASK") or "Trainer"
         if run.trial_name is not None:
-            names["task"] += f"-{run.trial_name}"
+            task_name += f"-{run.trial_name}"
+        names = {"project": self.variable("CLEARML_PROJECT") or "HuggingFace Transformers", "task": task_name}
         folder, task_id = self._folder(run), f"offline-{run.id}{self._suffix()}"
         if self._is_offline(folder / task_id):
             return sessions.begin_offline(folder / task_id, names, task_id, is_shared=self._live is not None)

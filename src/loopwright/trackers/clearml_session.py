@@ -24,6 +24,7 @@ from loopwright.trackers.clearml_files import OfflineFolder, Place, Point, size_
 logger = get_logger(__name__)
 
 _ANSWER_SECONDS = (5.0, 8.0)
+_LEAVE_SECONDS = 10.0
 _PING_SECONDS = 60.0  # a server takes a task for dead that says nothing for long
 _MOST_EVENTS = 500
 # A line of that size reaches the file in one write: it is there or not, also beside other writers.
@@ -107,7 +108,8 @@ class Session:
 
         self._is_current = False
         if self.task._logger is not None:  # the program has logged by itself
-            self.task.flush(wait_for_uploads=True)
+            self.task.flush()
+            self.task._reporter.wait_for_events(timeout=_LEAVE_SECONDS)
             self.task._reporter.stop()
         if Task._Task__main_task is self.task:
             Task._Task__main_task = None
@@ -313,7 +315,7 @@ def begin_online(names: Mapping[str, str], task_id: str | None, *, is_agents: bo
 def _is_on_server(client: Any, task_id: str) -> bool:
     from clearml.backend_api.services import tasks as api
 
-    answer = client.send(api.GetAllRequest(id=[task_id], only_fields=["id"], search_hidden=True))
+    answer = client.send(api.GetAllRequest(id=[task_id], only_fields=["id"]))
     if answer is None or not answer.ok():
         raise TrackerError(f"ClearML's server doesn't say whether it has the task: {answer and answer.meta}")
     return bool(answer.response.tasks)

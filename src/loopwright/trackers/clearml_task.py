@@ -26,32 +26,23 @@ _CONNECT_SECONDS, _READ_SECONDS = 5.0, 25.0
 def offline_task(path: Path, task_id: str, names: Mapping[str, str]) -> Any:
     """Make a task in the folder `path`, or open the one that is there."""
     kinds = _kinds()
-    session = kinds.OfflineClient(initialize_logging=False)
-    is_there = (path / "task.json").is_file()
-    named = {"task_id": task_id} if is_there else {"force_create": True}
-    task = kinds.OfflineTask(
+    named: dict[str, Any] = {"task_id": task_id} if (path / "task.json").is_file() else {"force_create": True}
+    return kinds.OfflineTask(
         path,
         task_id,
-        session=session,
+        session=kinds.OfflineClient(initialize_logging=False),
         project_name=names["project"],
         task_name=names["task"],
-        log_to_backend=False,
         **named,
     )
-    task._metrics_manager = kinds.OfflineMetrics(session=session, task=task, storage_uri=None, storage_uri_suffix=None)
-    task.set_initial_iteration(0)
-    return task
 
 
 def online_task(client: Any, names: Mapping[str, str], task_id: str | None) -> Any:
     """Make a task on the server, or open `task_id`."""
     kind = _kinds().OnlineTask
-    named: dict[str, Any] = {"project_name": names["project"], "task_name": names["task"], "force_create": True}
     if task_id is not None:
-        named = {"task_id": task_id}
-    task = kind(private=kind._Task__create_protection, session=client, log_to_backend=False, **named)
-    task.set_initial_iteration(0)
-    return task
+        return kind(session=client, task_id=task_id)
+    return kind(session=client, project_name=names["project"], task_name=names["task"], force_create=True)
 
 
 def connect(**given: str | None) -> Any:
@@ -60,8 +51,11 @@ def connect(**given: str | None) -> Any:
     Raises:
         TrackerError: it doesn't let us in.
     """
+    from clearml.backend_api import Session
+    from clearml.backend_interface.base import InterfaceBase
+
     try:
-        return _kinds().OnlineClient(
+        client = _kinds().OnlineClient(
             initialize_logging=False,
             config=_Config(),
             http_retries_config={"total": 1, "backoff_factor": 0.5},
@@ -69,12 +63,16 @@ def connect(**given: str | None) -> Any:
         )
     except Exception as error:
         raise TrackerError(f"ClearML's server doesn't let us in: {error}") from error
+    # Counted on the derived class alone, and the SDK would log in once more to ask for the version that is known now.
+    Session._sessions_created = max(1, Session._sessions_created)
+    if not hasattr(InterfaceBase._default_session, "_TokenManager__token"):
+        InterfaceBase._default_session = client  # uploads ask for it; one that was made offline has no token
+    return client
 
 
 def is_ours(task: Any) -> bool:
     """Return whether a task was made here."""
-    kinds = _kinds()
-    return isinstance(task, (kinds.OfflineTask, kinds.OnlineTask))
+    return isinstance(task, _kinds().OurTask)
 
 
 class _Config:
@@ -108,12 +106,40 @@ def _kinds() -> Any:
         _session_initial_timeout = _session_timeout = (_CONNECT_SECONDS, _READ_SECONDS)
         _write_session_timeout = (_READ_SECONDS, _READ_SECONDS)
 
-    class OfflineTask(Task):  # type: ignore[misc]
+    class OneTry:
+        @classmethod
+        def _send(cls, session: Any, req: Any, ignore_errors: bool = False, **_: Any) -> Any:
+            answer = session.send(req)
+            if ignore_errors or (answer is not None and answer.ok()):
+                return answer
+            raise TrackerError(f"ClearML's server refuses {type(req).__name__}: {answer and answer.meta}")
+
+    class OnlineMetrics(OneTry, Metrics):  # type: ignore[misc]
+        _offline_mode = False
+
+    class OurTask(Task):  # type: ignore[misc]
+        def __init__(self, **named: Any) -> None:
+            super().__init__(private=Task._Task__create_protection, log_to_backend=False, **named)
+            self.set_initial_iteration(0)
+            self._metrics_manager = self._metrics_kind(
+                session=self.session, task=self, storage_uri=None, storage_uri_suffix=None
+            )
+
+        def is_main_task(self) -> bool:
+            """Return that it isn't: the reporter of a main one waits for a process that nobody starts."""
+            return False
+
+    class OnlineTask(OneTry, OurTask):
+        _offline_mode = False
+        _metrics_kind = OnlineMetrics
+
+    class OfflineTask(OurTask):
         _offline_mode = True
+        _metrics_kind = OfflineMetrics
 
         def __init__(self, folder: Path, own_id: str, **named: Any) -> None:
             self.own_folder, self.own_id = folder, own_id  # asked for while the rest is being made
-            super().__init__(private=Task._Task__create_protection, **named)
+            super().__init__(**named)
 
         def _auto_generate(self, **described: Any) -> str:
             self._edit(type=str(described["task_type"]))
@@ -133,20 +159,10 @@ def _kinds() -> Any:
             }
             write_text_atomically(self.own_folder / self._offline_filename, json.dumps(described, sort_keys=True))
 
-    class OnlineTask(Task):  # type: ignore[misc]
-        _offline_mode = False
-
-        @classmethod
-        def _send(cls, session: Any, req: Any, ignore_errors: bool = False, **_: Any) -> Any:
-            answer = session.send(req)
-            if ignore_errors or (answer is not None and answer.ok()):
-                return answer
-            raise TrackerError(f"ClearML's server refuses {type(req).__name__}: {answer and answer.meta}")
-
     return SimpleNamespace(
         OfflineClient=OfflineClient,
-        OfflineMetrics=OfflineMetrics,
         OnlineClient=OnlineClient,
+        OurTask=OurTask,
         OfflineTask=OfflineTask,
         OnlineTask=OnlineTask,
     )

@@ -540,7 +540,7 @@ def test_server_that_is_away_is_noticed_soon_and_loses_nothing(kind, journal, ca
 
 
 def test_server_that_hangs_in_the_middle_is_not_waited_for_without_end(journal, cloud, monkeypatch):
-    monkeypatch.setattr(clearml_task._kinds().OnlineClient, "_session_timeout", (1.0, 1.0))
+    monkeypatch.setattr(clearml_task._clients().online, "_session_timeout", (1.0, 1.0))
     journal.begin()
     journal.log(1, 5)
     worker = journal.confirm()

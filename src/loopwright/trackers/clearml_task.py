@@ -25,12 +25,12 @@ _CONNECT_SECONDS, _READ_SECONDS = 5.0, 25.0
 
 def offline_task(path: Path, task_id: str, names: Mapping[str, str]) -> Any:
     """Make a task in the folder `path`, or open the one that is there."""
-    kinds = _kinds()
     named: dict[str, Any] = {"task_id": task_id} if (path / "task.json").is_file() else {"force_create": True}
-    return kinds.OfflineTask(
+    return _tasks().offline(
         path,
         task_id,
-        session=kinds.OfflineClient(initialize_logging=False),
+        metrics=_metrics().offline,
+        session=_clients().offline(initialize_logging=False),
         project_name=names["project"],
         task_name=names["task"],
         **named,
@@ -39,10 +39,9 @@ def offline_task(path: Path, task_id: str, names: Mapping[str, str]) -> Any:
 
 def online_task(client: Any, names: Mapping[str, str], task_id: str | None) -> Any:
     """Make a task on the server, or open `task_id`."""
-    kind = _kinds().OnlineTask
-    if task_id is not None:
-        return kind(session=client, task_id=task_id)
-    return kind(session=client, project_name=names["project"], task_name=names["task"], force_create=True)
+    new: dict[str, Any] = {"force_create": True, "project_name": names.get("project"), "task_name": names.get("task")}
+    named = new if task_id is None else {"task_id": task_id}
+    return _tasks().online(metrics=_metrics().online, session=client, **named)
 
 
 def connect(**given: str | None) -> Any:
@@ -55,7 +54,7 @@ def connect(**given: str | None) -> Any:
     from clearml.backend_interface.base import InterfaceBase
 
     try:
-        client = _kinds().OnlineClient(
+        client = _clients().online(
             initialize_logging=False,
             config=_Config(),
             http_retries_config={"total": 1, "backoff_factor": 0.5},
@@ -72,7 +71,7 @@ def connect(**given: str | None) -> Any:
 
 def is_ours(task: Any) -> bool:
     """Return whether a task was made here."""
-    return isinstance(task, _kinds().OurTask)
+    return isinstance(task, _tasks().ours)
 
 
 class _Config:
@@ -90,15 +89,10 @@ class _Config:
 
 
 @functools.cache
-def _kinds() -> Any:
-    from clearml import Task
+def _clients() -> Any:
     from clearml.backend_api import Session
-    from clearml.backend_interface.metrics import Metrics
 
     class OfflineClient(Session):  # type: ignore[misc]
-        _offline_mode = True
-
-    class OfflineMetrics(Metrics):  # type: ignore[misc]
         _offline_mode = True
 
     class OnlineClient(Session):  # type: ignore[misc]
@@ -106,36 +100,50 @@ def _kinds() -> Any:
         _session_initial_timeout = _session_timeout = (_CONNECT_SECONDS, _READ_SECONDS)
         _write_session_timeout = (_READ_SECONDS, _READ_SECONDS)
 
-    class OneTry:
-        @classmethod
-        def _send(cls, session: Any, req: Any, ignore_errors: bool = False, **_: Any) -> Any:
-            answer = session.send(req)
-            if ignore_errors or (answer is not None and answer.ok()):
-                return answer
-            raise TrackerError(f"ClearML's server refuses {type(req).__name__}: {answer and answer.meta}")
+    return SimpleNamespace(offline=OfflineClient, online=OnlineClient)
 
-    class OnlineMetrics(OneTry, Metrics):  # type: ignore[misc]
+
+class _OneTry:
+    @classmethod
+    def _send(cls, session: Any, req: Any, ignore_errors: bool = False, **_: Any) -> Any:
+        answer = session.send(req)
+        if ignore_errors or (answer is not None and answer.ok()):
+            return answer
+        raise TrackerError(f"ClearML's server refuses {type(req).__name__}: {answer and answer.meta}")
+
+
+@functools.cache
+def _metrics() -> Any:
+    from clearml.backend_interface.metrics import Metrics
+
+    class OfflineMetrics(Metrics):  # type: ignore[misc]
+        _offline_mode = True
+
+    class OnlineMetrics(_OneTry, Metrics):  # type: ignore[misc]
         _offline_mode = False
 
+    return SimpleNamespace(offline=OfflineMetrics, online=OnlineMetrics)
+
+
+@functools.cache
+def _tasks() -> Any:
+    from clearml import Task
+
     class OurTask(Task):  # type: ignore[misc]
-        def __init__(self, **named: Any) -> None:
+        def __init__(self, metrics: Any, **named: Any) -> None:
             super().__init__(private=Task._Task__create_protection, log_to_backend=False, **named)
             self.set_initial_iteration(0)
-            self._metrics_manager = self._metrics_kind(
-                session=self.session, task=self, storage_uri=None, storage_uri_suffix=None
-            )
+            self._metrics_manager = metrics(session=self.session, task=self, storage_uri=None, storage_uri_suffix=None)
 
         def is_main_task(self) -> bool:
             """Return that it isn't: the reporter of a main one waits for a process that nobody starts."""
             return False
 
-    class OnlineTask(OneTry, OurTask):
+    class OnlineTask(_OneTry, OurTask):
         _offline_mode = False
-        _metrics_kind = OnlineMetrics
 
     class OfflineTask(OurTask):
         _offline_mode = True
-        _metrics_kind = OfflineMetrics
 
         def __init__(self, folder: Path, own_id: str, **named: Any) -> None:
             self.own_folder, self.own_id = folder, own_id  # asked for while the rest is being made
@@ -159,10 +167,4 @@ def _kinds() -> Any:
             }
             write_text_atomically(self.own_folder / self._offline_filename, json.dumps(described, sort_keys=True))
 
-    return SimpleNamespace(
-        OfflineClient=OfflineClient,
-        OnlineClient=OnlineClient,
-        OurTask=OurTask,
-        OfflineTask=OfflineTask,
-        OnlineTask=OnlineTask,
-    )
+    return SimpleNamespace(ours=OurTask, offline=OfflineTask, online=OnlineTask)

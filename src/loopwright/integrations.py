@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loopwright.trackers.base import TrackerCallback
+    from loopwright.trackers.clearml import ClearMLCallback
     from loopwright.trackers.codecarbon import CodeCarbonCallback
     from loopwright.trackers.dagshub import DagsHubCallback
     from loopwright.trackers.dvclive import DVCLiveCallback
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from loopwright.trackers.wandb import WandbCallback
 
 _HOME = {
+    "ClearMLCallback": "clearml",
     "CodeCarbonCallback": "codecarbon",
     "DVCLiveCallback": "dvclive",
     "DagsHubCallback": "dagshub",
@@ -36,6 +38,7 @@ _HOME = {
 }
 
 __all__ = [
+    "ClearMLCallback",
     "CodeCarbonCallback",
     "DVCLiveCallback",
     "DagsHubCallback",

@@ -55,6 +55,7 @@ class Listed:
 
 
 BUILT_IN = (
+    Listed("clearml", "loopwright.trackers.clearml:ClearMLCallback", "clearml"),
     Listed("codecarbon", "loopwright.trackers.codecarbon:CodeCarbonCallback", "codecarbon"),
     Listed("dagshub", "loopwright.trackers.dagshub:DagsHubCallback", "dagshub", needs=("mlflow",)),
     Listed("dvclive", "loopwright.trackers.dvclive:DVCLiveCallback", "dvclive"),

@@ -50,6 +50,7 @@ class ClearMLCallback(TrackerCallback):
     """
 
     name: ClassVar[str] = "clearml"
+    sdk_modules: ClassVar[tuple[str, ...]] = ("clearml",)
     variables: ClassVar[tuple[str, ...]] = (
         "CLEARML_PROJECT",
         "CLEARML_TASK",

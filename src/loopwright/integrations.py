@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from loopwright.trackers.azureml import AzureMLCallback
     from loopwright.trackers.base import TrackerCallback
     from loopwright.trackers.codecarbon import CodeCarbonCallback
     from loopwright.trackers.dagshub import DagsHubCallback
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from loopwright.trackers.wandb import WandbCallback
 
 _HOME = {
+    "AzureMLCallback": "azureml",
     "CodeCarbonCallback": "codecarbon",
     "DVCLiveCallback": "dvclive",
     "DagsHubCallback": "dagshub",
@@ -36,6 +38,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AzureMLCallback",
     "CodeCarbonCallback",
     "DVCLiveCallback",
     "DagsHubCallback",

@@ -1,4 +1,4 @@
-"""A stand-in for the services behind azureml-core, which the SDK's own client talks to: it keeps all that it is sent."""
+"""A stand-in for the services behind azureml-core, which the SDK's own client talks to: it keeps what it is sent."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
 from loopwright.integrations import AzureMLCallback
@@ -144,8 +145,9 @@ class AzureML:
         if "/runs/" not in path:
             return 200, {}
         run_id, *rest = path.split("/runs/")[1].split("/")
-        if method == "PATCH":
-            return 200, self._change(run_id, body)
+        return (200, self._change(run_id, body)) if method == "PATCH" else self._answer_for_run(run_id, rest, body)
+
+    def _answer_for_run(self, run_id: str, rest: list[str], body: Any) -> tuple[int, Any]:
         if run_id not in self.runs:
             return 404, {"error": {"code": "UserError", "message": f"no run {run_id}"}}
         if rest == ["batch"]:
@@ -201,8 +203,13 @@ class Journal(ServiceJournal):
 
     def points(self) -> Points:
         """Return all that Azure ML has to hold."""
-        with JournalReader(self.directory) as reader:
-            records = reader.records(self.run.id, kinds=[Kind.LOG, Kind.PREDICTION])
+        return self.points_in(self.directory, self.run.id)
+
+    @staticmethod
+    def points_in(directory: Path, run_id: str | None = None) -> Points:
+        """Return all that counts in a journal."""
+        with JournalReader(directory) as reader:
+            records = reader.records(run_id, kinds=[Kind.LOG, Kind.PREDICTION])
         return Counter(
             (group_name(name), record.step, round(record.time * 1000), NAN if value != value else as_float(value))
             for record in records

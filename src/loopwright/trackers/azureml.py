@@ -208,7 +208,7 @@ class AzureMLCallback(TrackerCallback):
         return max(super().deadline_seconds(records), requests * sessions.REQUEST_SECONDS)
 
     def save_artifact(self, path: Path, record: Record) -> None:
-        """Store the files, where the way is MLflow's: that of azureml-core takes numbers alone, as transformers' does."""
+        """Store the files, where the way is MLflow's; through azureml-core go numbers alone, as in transformers."""
         if self._mlflow is not None:
             self._mlflow.save_artifact(path, record)
 
@@ -220,7 +220,7 @@ class AzureMLCallback(TrackerCallback):
             self._session.set_tags({"loopwright.rewound_to_step": step})
 
     def close(self, status: Status) -> None:
-        """See that all has been taken in. A trial's run is ended; the job's is Azure's to end, a given one its owner's."""
+        """See that all is taken in, and end a trial's run: the job's is Azure's to end, a given one its owner's."""
         if self._mlflow is not None:
             self._mlflow.close(status)
         elif self._session is not None:

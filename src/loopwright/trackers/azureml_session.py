@@ -28,14 +28,16 @@ from loopwright.trackers.naming import as_float, group_name, numbers
 T = TypeVar("T")
 
 POINTS_PER_REQUEST = 50  # the SDK's own limit
-REQUEST_SECONDS = 45.0  # what a request may take, tried twice
-# With the SDK's own numbers a dead service is noticed after 22 s, a silent one after 400 s, or never.
+REQUEST_SECONDS = 25.0  # what a request may take
+# With the SDK's own numbers a dead service is noticed after 22 s, a silent one after 400 s, or never. And what it sends
+# again after an answer was lost is there twice: whether it has to come again is found out here.
 _ANSWER_SECONDS = 20
-_RETRIES = 1
+_RETRIES = 0
 _PROBE_SECONDS = 10
 _INGEST_SECONDS = 20
+_INGEST_PAUSE_SECONDS = 1
 _REFUSALS = frozenset({400, 422})
-_TOKEN = "AZUREML_RUN_TOKEN"  # noqa: S105 -- its name
+_TOKEN = "AZUREML_RUN_TOKEN"
 _opening = threading.Lock()
 
 
@@ -148,13 +150,14 @@ class RunSession:
 
     def end(self, status: Status) -> None:
         """End the run as the training ended."""
+        events = self.run._client.run  # `Run.complete` would start queues first, and wait for what they hold
         with _plain_errors():
             if status.is_success:
-                self.run.complete()
+                events.post_event_completed()
             elif status is Status.FAILED:
-                self.run.fail()
+                events.post_event_failed()
             else:
-                self.run.cancel()
+                events.post_event_canceled()
 
     # Numbers
 
@@ -177,11 +180,20 @@ class RunSession:
     def settle(self) -> bool:
         """Wait a while until the service has taken in what it was sent; return whether it has."""
         if not self._is_settled:
-            began = time.monotonic()
             with _plain_errors():
-                self._client.wait_for_metrics_ingest(timeout_seconds=_INGEST_SECONDS)
-            self._is_settled = time.monotonic() - began < _INGEST_SECONDS  # it goes back in silence when time is over
+                self._is_settled = self._wait_for_ingest(time.monotonic() + _INGEST_SECONDS)
         return self._is_settled
+
+    def _wait_for_ingest(self, until: float) -> bool:
+        # The client's own waiting goes on in a thread when its time is over, and doesn't say that it was.
+        asked = self._client._client.run_metric
+        answer = self._client._execute_with_run_arguments(asked.wait_on_ingest, raw=True).response
+        while answer.status_code == 202 and time.monotonic() < until:
+            time.sleep(_INGEST_PAUSE_SECONDS)
+            answer = asked._client.send(asked._client.get(answer.headers["location"]))
+        if answer.status_code not in {200, 202}:
+            raise TrackerError(f"Azure ML answered {answer.status_code}: it can't say what it has taken in")
+        return bool(answer.status_code == 200)
 
     def _keys_held(self, name: str) -> set[str]:
         if name not in self._held:
@@ -205,14 +217,14 @@ class RunSession:
                 answer = self._client._execute_with_workspace_run_arguments(
                     self._client._client.metric.post_run_metrics, body
                 )
+            refused = {} if answer is None else _refusals(answer, points)
         except TrackerError as error:
             cause = error.__cause__
-            if not (isinstance(cause, ServiceException) and cause.status_code in _REFUSALS):
-                for point in points:  # it may have got them all the same
-                    self._held.pop(point.name, None)
-                raise
-            return self._find_refused(points, str(error))
-        refused = {} if answer is None else _refusals(answer, points)
+            if isinstance(cause, ServiceException) and cause.status_code in _REFUSALS:
+                return self._find_refused(points, str(error))
+            for point in points:  # it may have got them, or some of them, all the same
+                self._held.pop(point.name, None)
+            raise
         self._has_taken = self._has_taken or len(refused) < len(points)
         for point in points:
             if point.key not in refused:
@@ -283,6 +295,10 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _explain(error: Exception) -> str:
+    status = getattr(error, "status_code", None)
+    if status is not None:  # whose `str` fails where the service says little
+        said = getattr(error, "message", None) or "no reason is given"
+        return f"Azure ML answered {status}: {said}"[:500]
     text = " ".join(str(error).split())
     host = re.search(r"host='([^']+)', port=(\d+)", text)
     place = f"{host[1]}:{host[2]}" if host else "Azure ML"
@@ -290,10 +306,6 @@ def _explain(error: Exception) -> str:
         return f"nothing answers at {place}"
     if re.search("[Tt]imed ?out", text):
         return f"{place} did not answer in time"
-    status = getattr(error, "status_code", None)
-    if status is not None:
-        said = getattr(getattr(getattr(error, "error", None), "error", None), "message", None) or text
-        return f"Azure ML answered {status}: {said}"[:500]
     return f"{type(error).__name__}: {text}"[:500]
 
 

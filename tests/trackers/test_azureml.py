@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from loopwright.delivery.store import read_delivered
+from loopwright.delivery.store import DeliveryStore, read_delivered
 from loopwright.errors import MissingExtra
 from loopwright.integrations import AzureMLCallback, MLflowCallback
 from loopwright.records import Kind, Status
@@ -25,7 +25,7 @@ from loopwright.trackers.registry import listed_trackers, reporting_callbacks
 from tests.trackers.azureml_service import JOB, NAN, AzureML, Journal
 from tests.trackers.azureml_workspace import Workspace
 from tests.trackers.mlflow_service import recorded_points, stored_points
-from tests.trackers.trainings import build, deliver_what_is_left, same_weights, weights
+from tests.trackers.trainings import build, same_weights, weights
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -209,7 +209,8 @@ runpy.run_module("loopwright", run_name="__main__", alter_sys=True)
 
 
 def test_nothing_counts_as_delivered_before_it_is_taken_in(azure, journal, monkeypatch):
-    monkeypatch.setattr(azureml_session, "_INGEST_SECONDS", 1)
+    monkeypatch.setattr(azureml_session, "_INGEST_SECONDS", 0.1)
+    monkeypatch.setattr(azureml_session, "_INGEST_PAUSE_SECONDS", 0.02)
     azure.is_ingesting = True
     journal.begin()
     journal.log(1, 5)
@@ -228,7 +229,8 @@ def test_nothing_counts_as_delivered_before_it_is_taken_in(azure, journal, monke
 
 
 def test_what_is_not_taken_in_yet_is_waited_for_before_more_is_sent(azure, journal, monkeypatch):
-    monkeypatch.setattr(azureml_session, "_INGEST_SECONDS", 1)
+    monkeypatch.setattr(azureml_session, "_INGEST_SECONDS", 0.1)
+    monkeypatch.setattr(azureml_session, "_INGEST_PAUSE_SECONDS", 0.02)
     journal.begin()
     journal.log(1, 5)
     worker = journal.confirm()
@@ -450,16 +452,16 @@ def test_run_that_is_handed_over_is_used_and_left_open(azure, tmp_path, without_
 
 
 class OwnRun:
-    """What somebody hands over: the signature of the SDK's `Run.log`."""
+    """What somebody hands over: the signature of the SDK's `Run.log`; some of the calls fail."""
 
-    def __init__(self, fails=0):
+    def __init__(self, *failing):
+        self.failing = set(failing)
+        self.calls = self.flushed = 0
         self.logged = []
-        self.flushed = 0
-        self.fails = fails
 
     def log(self, name, value, description="", step=None):
-        if self.fails:
-            self.fails -= 1
+        self.calls += 1
+        if self.calls in self.failing:
             raise ConnectionError("away")
         self.logged.append((name, value, description, step))
 
@@ -467,16 +469,30 @@ class OwnRun:
         self.flushed = len(self.logged)
 
 
-@pytest.mark.parametrize("fails", [0, 1])
-def test_object_that_is_handed_over_gets_names_steps_and_descriptions(fails, tmp_path):
-    run = OwnRun(fails)
-    trainer = build(tmp_path / "out", callbacks=[AzureMLCallback(run)])
+@pytest.mark.parametrize("failing", [(), (1, 3), (5, 6)])
+def test_object_that_is_handed_over_gets_each_number_once_with_step_and_description(failing, tmp_path):
+    run = OwnRun(*failing)
+    trainer = build(tmp_path / "out", callbacks=[AzureMLCallback(run)], tracker_close_timeout=60)
     trainer.train()
     trainer.reporting.close()
     wanted = [(name, step, value) for name, step, _, value in Journal.points_in(tmp_path / "out")]
     assert sorted((name, step, value) for name, value, _, step in run.logged) == sorted(wanted)
     assert all(name == description for name, _, description, _ in run.logged)
     assert run.flushed == len(run.logged)
+
+
+def test_what_is_left_for_a_run_that_was_handed_over_goes_nowhere_else(azure, journal):
+    journal.begin()
+    journal.log(1, 5)
+    journal.end()
+    store = DeliveryStore(journal.directory)
+    store.remember(journal.run.id, "azure_ml", {"was_given": True})
+    store.close()
+    worker = journal.start_worker()
+    worker.finish()
+    assert worker.join(60)
+    assert "the run was handed over by the program" in worker.error
+    assert azure.points().total() == 0
 
 
 def test_sdks_stand_in_outside_of_a_job_prints(tmp_path, capsys):

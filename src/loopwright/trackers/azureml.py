@@ -25,6 +25,7 @@ from loopwright.trackers.azureml_session import PlainSession, RunSession
 from loopwright.trackers.base import TrackerCallback
 from loopwright.trackers.description import origin
 from loopwright.trackers.mlflow import MLflowCallback
+from loopwright.trackers.presence import training_beside
 
 logger = get_logger(__name__)
 
@@ -61,10 +62,11 @@ class AzureMLCallback(TrackerCallback):
         "AZUREML_DISCOVERY_SERVICE_ENDPOINT",
         *MLflowCallback.variables,
     )
-    stays_here: ClassVar[tuple[str, ...]] = ("azureml_run", "_given", "_session", "_mlflow")
+    stays_here: ClassVar[tuple[str, ...]] = ("azureml_run", "_given", "_plain", "_session", "_mlflow")
 
     azureml_run: Any = None
     _given: Any = None
+    _plain: PlainSession | None = None  # of an object that was handed over, for as long as this tracker lives
     _session: RunSession | PlainSession | None = None
     _mlflow: MLflowCallback | None = None
     _is_ours: bool = False  # a trial's run, which nobody else ends
@@ -120,6 +122,11 @@ class AzureMLCallback(TrackerCallback):
         """Find the run; a trial of a search gets one below it."""
         run, reference = self._run_to_show(), self.standing.reference
         self._settled = self.standing.confirmed
+        if self._given is None and reference.get("was_given") and self._live is None and training_beside(run) is None:
+            raise TrackerError(
+                "the run was handed over by the program: a training that goes on with it delivers the rest"
+            )
+        self.standing.remember({"was_given": self._given is not None})
         if self._given is None and self._way() == MLFLOW:
             self._open_mlflow(args, state, model, **kwargs)
             return
@@ -134,7 +141,8 @@ class AzureMLCallback(TrackerCallback):
 
     def _find(self, run: Run) -> RunSession | PlainSession:
         if self._given is not None and not sessions.is_of_service(self._given):
-            return PlainSession(self._given)
+            self._plain = self._plain or PlainSession(self._given)
+            return self._plain
         self.azureml_run = self._given if self._given is not None else sessions.run_of_job(self._recorded())
         session = RunSession(self.azureml_run)
         self._is_ours = run.trial_name is not None

@@ -317,6 +317,7 @@ class PlainSession:
 
     def __init__(self, run: Any) -> None:
         self.run = run
+        self._logged: set[str] = set()  # the keys of what isn't seen off yet
         parameters = inspect.signature(run.log).parameters.values()
         self._takes_step = any(one.name == "step" or one.kind is one.VAR_KEYWORD for one in parameters)
 
@@ -331,14 +332,17 @@ class PlainSession:
         return f"{type(self.run).__name__} {self.run_id}"
 
     def log(self, points: Sequence[Point]) -> None:
-        """Log numbers, and see them off."""
+        """Log numbers; those that were logged before a failure aren't logged again."""
         for point in points:
-            step = {"step": point.step} if self._takes_step else {}
-            self.run.log(point.name, point.value, description=point.name, **step)
+            if point.key not in self._logged:
+                step = {"step": point.step} if self._takes_step else {}
+                self.run.log(point.name, point.value, description=point.name, **step)
+                self._logged.add(point.key)
 
     def settle(self) -> bool:
         """Wait until they are gone."""
         flush: Callable[[], None] | None = getattr(self.run, "flush", None)
         if flush is not None and self._takes_step:  # without steps it is the stand-in, which prints at each
             flush()
+        self._logged.clear()
         return True

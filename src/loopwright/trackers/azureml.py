@@ -143,7 +143,8 @@ class AzureMLCallback(TrackerCallback):
         if self._given is not None and not sessions.is_of_service(self._given):
             self._plain = self._plain or PlainSession(self._given)
             return self._plain
-        self.azureml_run = self._given if self._given is not None else sessions.run_of_job(self._recorded())
+        if self._given is None:
+            self.azureml_run = sessions.run_of_job(self._recorded(), is_shared=self._live is not None)
         session = RunSession(self.azureml_run)
         self._is_ours = run.trial_name is not None
         if run.trial_name is None:

@@ -68,8 +68,12 @@ def points_of(run_id: str, record: Record) -> list[Point]:
     ]
 
 
-def run_of_job(variables: Mapping[str, str]) -> Any:
+def run_of_job(variables: Mapping[str, str], *, is_shared: bool) -> Any:
     """Return the run of the job that `variables` describe; they are set for this process.
+
+    Arguments:
+        variables: The job's.
+        is_shared: Whether the program may have the same object, which the SDK makes once: it stays as it is then.
 
     Raises:
         TrackerError: nothing answers, or the job's token is not known.
@@ -84,7 +88,8 @@ def run_of_job(variables: Mapping[str, str]) -> Any:
         from azureml.core.run import Run
 
         run = Run.get_context(allow_offline=False)
-        _be_brief(run._client.run._client)
+        if not is_shared:
+            _be_brief(run._client.run._client)
         return run
 
 

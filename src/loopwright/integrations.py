@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from loopwright.trackers.azureml import AzureMLCallback
     from loopwright.trackers.base import TrackerCallback
     from loopwright.trackers.clearml import ClearMLCallback
     from loopwright.trackers.codecarbon import CodeCarbonCallback
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from loopwright.trackers.wandb import WandbCallback
 
 _HOME = {
+    "AzureMLCallback": "azureml",
     "ClearMLCallback": "clearml",
     "CodeCarbonCallback": "codecarbon",
     "DVCLiveCallback": "dvclive",
@@ -38,6 +40,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AzureMLCallback",
     "ClearMLCallback",
     "CodeCarbonCallback",
     "DVCLiveCallback",

@@ -101,6 +101,10 @@ class TrackerCallback(TrainerCallback):
         """Return why it reports nothing, such as a variable that says so; or None."""
         return None
 
+    def gives_way_to(self, other: TrackerCallback) -> bool:
+        """Return whether `other`, made for the same training by its name, reports to the same service, and better."""
+        return type(other) is not type(self) and isinstance(other, type(self)) and other.why_off() is None
+
     def wants_checkpoints(self) -> bool:
         """Return whether it takes checkpoints' files."""
         return False

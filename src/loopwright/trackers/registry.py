@@ -37,17 +37,20 @@ class Listed:
         class_path: "module:class".
         sdk: The module whose presence means that it can be used; None where that is known.
         needs: Modules of others that have to be there too.
+        instead: Modules any of which does in place of `sdk`.
     """
 
     name: str
     class_path: str
     sdk: str | None
     needs: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
 
     @property
     def is_usable(self) -> bool:
         """Whether its SDK is installed."""
-        return all(is_installed(module) for module in (self.sdk, *self.needs) if module is not None)
+        has_sdk = self.sdk is None or any(is_installed(module) for module in (self.sdk, *self.instead))
+        return has_sdk and all(is_installed(module) for module in self.needs)
 
     def load(self) -> type[Any]:
         """Import and return the class."""
@@ -55,6 +58,7 @@ class Listed:
 
 
 BUILT_IN = (
+    Listed("azure_ml", "loopwright.trackers.azureml:AzureMLCallback", "azureml.core", instead=("azureml.mlflow",)),
     Listed("clearml", "loopwright.trackers.clearml:ClearMLCallback", "clearml"),
     Listed("codecarbon", "loopwright.trackers.codecarbon:CodeCarbonCallback", "codecarbon"),
     Listed("dagshub", "loopwright.trackers.dagshub:DagsHubCallback", "dagshub", needs=("mlflow",)),
@@ -103,7 +107,7 @@ def resolve_trackers(report_to: str | Sequence[str] | None) -> list[str]:
 def reporting_callbacks(names: Sequence[str], given: Iterable[Any]) -> list[Any]:
     """Return a tracker for each name, but for those of which one, or a class, is among the callbacks `given`.
 
-    Of two that report to the same service, as DagsHub's does to an MLflow server, the more special one does.
+    Of two that report to the same service, as DagsHub's does to an MLflow server, one does: see `gives_way_to`.
     """
     kinds = [callback if isinstance(callback, type) else type(callback) for callback in given]
     classes = [listed_trackers()[name].load() for name in names]
@@ -112,10 +116,8 @@ def reporting_callbacks(names: Sequence[str], given: Iterable[Any]) -> list[Any]
 
 
 def _stands_in_for(other: TrackerCallback, tracker: TrackerCallback) -> bool:
-    if type(other) is type(tracker) or not isinstance(other, type(tracker)):
-        return False
     try:
-        return other.why_off() is None
+        return tracker.gives_way_to(other)
     except ArgumentError:  # one of its variables can't be understood: said when the run begins
         return False
 

@@ -14,7 +14,11 @@ from loopwright.checkpoint.buffers import Buffers
 def bytes_of(buffers: Buffers) -> int:
     """Return how much memory `buffers` holds."""
     free = [buffer for kept in buffers._free.values() for buffer in kept]
-    return sum(buffer.nbytes for buffer in (*free, *(buffer for _, buffer in buffers._used)))
+    return sum(buffer.nbytes for buffer in (*free, *buffers_in_use(buffers)))
+
+
+def buffers_in_use(buffers: Buffers) -> list[torch.Tensor]:
+    return [buffer for group in buffers._groups.values() for buffer in group.buffers]
 
 
 def tensors_in(nested: Any) -> list[torch.Tensor]:
@@ -208,7 +212,7 @@ def test_reserved_memory_is_what_the_first_copy_takes() -> None:
     buffers = Buffers()
     buffers.reserve(live)
     size = bytes_of(buffers)
-    reserved = {buffer.data_ptr() for kept in buffers._free.values() for buffer in kept}
+    reserved = {buffer.data_ptr() for buffer in buffers_in_use(buffers)}
     copied = buffers.copy(live)
     assert bytes_of(buffers) == size
     used = {tensor.untyped_storage().data_ptr() for tensor in tensors_in(copied) if tensor.layout is torch.strided}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from enum import Enum
 from typing import Any
@@ -23,11 +24,7 @@ class Export(ProcessView):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the arguments by name, enums as plain strings, secrets as "<NAME>"; without deprecated names."""
-        return {
-            field.name: mask(field.name) if is_secret(field.name) else _plain(getattr(self, field.name))
-            for field in dataclasses.fields(self)
-            if field.init and field.name not in _HIDDEN
-        }
+        return {name: mask(name) if hides_it else _plain(getattr(self, name)) for name, hides_it in _shown(type(self))}
 
     def to_json_string(self) -> str:
         """Return `to_dict` as JSON, which `from_file` reads; what JSON can't hold is written as its `repr`."""
@@ -50,6 +47,13 @@ class Export(ProcessView):
         super().__init_subclass__(**kwargs)
         # dataclass leaves a class its own repr; the one that it would write otherwise shows secrets.
         cls.__repr__ = cls.__repr__  # type: ignore[method-assign]
+
+
+@functools.cache
+def _shown(kind: type[Any]) -> list[tuple[str, bool]]:
+    """Return the names that are shown of arguments of the class `kind`, and which of them are secret."""
+    names = [field.name for field in dataclasses.fields(kind) if field.init and field.name not in _HIDDEN]
+    return [(name, is_secret(name)) for name in names]
 
 
 def _plain(value: Any) -> Any:

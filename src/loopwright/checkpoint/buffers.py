@@ -1,18 +1,23 @@
 """Copy the state of a training in memory, into buffers that are kept from one copy to the next.
 
 Memory that was never written to costs five times the copying itself, as the system hands it out page by page; hence
-the buffers, which hold as much again as the state. From a CUDA device the copy goes into pinned memory on a stream of
-its own, and only the next change of the weights has to wait for it (`fence`).
+the buffers, which hold as much again as the state. Where each tensor's copy lies is worked out once, and stands for as
+long as the tensor stays where it is. From a CUDA device the copy goes into pinned memory on a stream of its own, and
+only the next change of the weights has to wait for it (`fence`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+_SEQUENCES, _DICTS = (list, tuple), (dict, OrderedDict)
+_UNCHANGING = frozenset({int, float, str, bool, type(None)})
 
 
 class Buffers:
@@ -20,7 +25,7 @@ class Buffers:
 
     def __init__(self) -> None:
         self._free: defaultdict[tuple[int, bool], list[torch.Tensor]] = defaultdict(list)
-        self._used: list[tuple[tuple[int, bool], torch.Tensor]] = []
+        self._groups: dict[Any, _Group] = {}  # by storage
         self._streams: dict[torch.device, Any] = {}
         self._copied: list[Any] = []
 
@@ -29,18 +34,16 @@ class Buffers:
 
         Tensors on a CUDA device are there only once `wait` has returned.
         """
-        self._free_all()
-        storages: dict[Any, torch.Tensor] = {}
-        copied = self._copy(nested, storages, _shares(nested))
+        copies = iter(self._copy_all(list(_tensors_in(nested))))
         self._copied = [stream.record_event() for stream in self._streams.values()]
-        return copied
+        return _rebuilt(nested, copies)
 
     def reserve(self, nested: Any) -> None:
         """Get the memory for a copy of `nested` ready, so that the first one is as fast as the next."""
-        self._free_all()
-        for size, is_pinned in _sizes(nested):
-            self._take(size, is_pinned).zero_()  # the system gives a page when it is first written to
-        self._free_all()
+        self._arrange([tensor for tensor in _tensors_in(nested) if _has_plain_memory(tensor)])
+        for group in self._groups.values():
+            for buffer in group.buffers:
+                buffer.zero_()  # the system gives a page when it is first written to
 
     def fence(self) -> None:
         """Let what the devices do from here on begin after the copying; the caller goes on at once."""
@@ -52,45 +55,66 @@ class Buffers:
         for event in self._copied:
             event.synchronize()
 
-    def _free_all(self) -> None:
-        for size, buffer in self._used:
-            self._free[size].append(buffer)
-        self._used = []
+    @torch.no_grad()
+    def _copy_all(self, tensors: list[torch.Tensor]) -> list[Any]:
+        copies: list[Any] = [None if _has_plain_memory(tensor) else tensor.detach().clone() for tensor in tensors]
+        plain = [index for index, copied in enumerate(copies) if copied is None]
+        for key, members in self._arrange([tensors[index] for index in plain]).items():
+            group = self._groups[key]
+            for target, member in group.moves:
+                first = tensors[plain[members[0]]]
+                self._move(target, _bytes_of(first) if member is None else tensors[plain[members[member]]])
+            for member, copied in zip(members, group.copies, strict=True):
+                copies[plain[member]] = copied
+        return copies
 
-    def _take(self, size: int, is_pinned: bool) -> torch.Tensor:
-        free = self._free[size, is_pinned]
-        buffer = free.pop() if free else torch.empty(size, dtype=torch.uint8, pin_memory=is_pinned)
-        self._used.append(((size, is_pinned), buffer))
+    def _arrange(self, tensors: list[torch.Tensor]) -> dict[Any, list[int]]:
+        """See that each tensor has memory for its copy; return, by storage, the indices of those that lie in it."""
+        found: dict[Any, list[int]] = {}
+        places = []
+        for index, tensor in enumerate(tensors):
+            storage = tensor.untyped_storage()
+            found.setdefault((tensor.device, storage.data_ptr(), storage.nbytes()), []).append(index)
+            places.append((tensor.storage_offset(), tensor.size(), tensor.stride(), tensor.dtype))
+        wanted = {key: [places[index] for index in members] for key, members in found.items()}
+        for key in [key for key, group in self._groups.items() if wanted.get(key) != group.places]:
+            group = self._groups.pop(key)
+            for buffer in group.buffers:
+                self._free[buffer.nbytes, group.is_pinned].append(buffer)
+        for key, members in found.items():
+            if key not in self._groups:
+                self._groups[key] = self._group([tensors[index] for index in members], wanted[key])
+        return found
+
+    def _group(self, tensors: list[torch.Tensor], places: list[Any]) -> _Group:
+        """Choose where the copies of `tensors`, all in one storage, are to lie."""
+        group = _Group(places, is_pinned=tensors[0].is_cuda)
+        storage = tensors[0].untyped_storage()
+        sizes = {place: tensor.nbytes for place, tensor in zip(places, tensors, strict=True)}
+        if 2 * sum(sizes.values()) < storage.nbytes():  # it holds much beside them: they are copied one by one
+            made: dict[Any, torch.Tensor] = {}
+            for member, (place, tensor) in enumerate(zip(places, tensors, strict=True)):
+                if place not in made:
+                    made[place] = self._take(tensor.nbytes, group).view(tensor.dtype).view(tensor.shape)
+                    group.moves.append((made[place], member))
+                group.copies.append(made[place])
+            return group
+        whole = self._take(storage.nbytes(), group)
+        for offset, size, stride, dtype in places:
+            empty = torch.empty(0, dtype=dtype)
+            group.copies.append(empty.set_(whole.untyped_storage(), offset, size, stride))
+        fills = [tensor.is_contiguous() and tensor.nbytes == storage.nbytes() for tensor in tensors]
+        if True in fills:
+            group.moves.append((group.copies[fills.index(True)], fills.index(True)))
+        else:
+            group.moves.append((whole, None))
+        return group
+
+    def _take(self, size: int, group: _Group) -> torch.Tensor:
+        free = self._free[size, group.is_pinned]
+        buffer = free.pop() if free else torch.empty(size, dtype=torch.uint8, pin_memory=group.is_pinned)
+        group.buffers.append(buffer)
         return buffer
-
-    def _copy(self, nested: Any, storages: dict[Any, torch.Tensor], shares: Mapping[Any, int]) -> Any:
-        if isinstance(nested, torch.Tensor):
-            return self._copy_tensor(nested, storages, shares)
-        if type(nested) in (list, tuple):
-            return type(nested)(self._copy(item, storages, shares) for item in nested)
-        if isinstance(nested, Mapping) and type(nested).__name__ in ("dict", "OrderedDict"):
-            return {key: self._copy(value, storages, shares) for key, value in nested.items()}
-        return copy.deepcopy(nested)
-
-    def _copy_tensor(self, tensor: torch.Tensor, storages: dict[Any, torch.Tensor], shares: Mapping[Any, int]) -> Any:
-        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
-            return tensor.detach().clone()
-        if tensor.is_conj() or tensor.is_neg():  # its memory holds something else than it
-            return tensor.detach().clone()
-        tensor = tensor.detach()
-        storage = tensor.untyped_storage()
-        if _is_small_part(tensor, shares):
-            if (place := _place(tensor)) not in storages:
-                whole = self._take(tensor.nbytes, tensor.is_cuda)
-                storages[place] = whole.view(tensor.dtype).view(tensor.shape) if tensor.numel() else tensor.clone()
-                self._move(storages[place], tensor)
-            return storages[place]
-        key = _key(tensor)
-        if key not in storages:
-            storages[key] = self._take(storage.nbytes(), tensor.is_cuda)
-            self._move(storages[key], torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage))
-        copied = torch.empty(0, dtype=tensor.dtype)
-        return copied.set_(storages[key].untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
 
     def _move(self, target: torch.Tensor, source: torch.Tensor) -> None:
         if not source.is_cuda:
@@ -104,48 +128,53 @@ class Buffers:
         source.record_stream(stream)  # its memory isn't given to another tensor before
 
 
+@dataclass(slots=True)
+class _Group:
+    """Tensors that lie in one storage.
+
+    Attributes:
+        places: Where in it, each tensor's offset, size, stride and type.
+        is_pinned: Whether the buffers are in pinned memory.
+        copies: What they are copied to, in the same order.
+        moves: What is to be written: the target, and which of the tensors, or None for the whole storage.
+        buffers: The memory of it.
+    """
+
+    places: list[Any]
+    is_pinned: bool
+    copies: list[torch.Tensor] = field(default_factory=list)
+    moves: list[tuple[torch.Tensor, int | None]] = field(default_factory=list)
+    buffers: list[torch.Tensor] = field(default_factory=list)
+
+
+def _has_plain_memory(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is what its storage holds, and nothing else."""
+    is_plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
+    return is_plain and not tensor.is_conj() and not tensor.is_neg() and tensor.numel() > 0
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the whole storage that a tensor lies in."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+
+
 def _tensors_in(nested: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in `nested`, in the order in which `_rebuilt` takes their copies."""
     if isinstance(nested, torch.Tensor):
         yield nested
-    elif isinstance(nested, Mapping):
-        for value in nested.values():
-            yield from _tensors_in(value)
-    elif isinstance(nested, (list, tuple)):
+    elif type(nested) in _SEQUENCES:
         for item in nested:
             yield from _tensors_in(item)
+    elif type(nested) in _DICTS:
+        for value in nested.values():
+            yield from _tensors_in(value)
 
 
-def _shares(nested: Any) -> dict[Any, int]:
-    """Return how many bytes of each storage the tensors in `nested` use."""
-    shares: defaultdict[Any, int] = defaultdict(int)
-    seen = set()
-    for tensor in _tensors_in(nested):
-        if tensor.layout is torch.strided and (place := _place(tensor)) not in seen:
-            seen.add(place)
-            shares[_key(tensor)] += tensor.nbytes
-    return shares
-
-
-def _sizes(nested: Any) -> list[tuple[int, bool]]:
-    shares, seen, sizes = _shares(nested), set(), []
-    for tensor in _tensors_in(nested):
-        if tensor.layout is not torch.strided:
-            continue
-        is_part = _is_small_part(tensor, shares)
-        if (key := _place(tensor) if is_part else _key(tensor)) not in seen:
-            seen.add(key)
-            sizes.append((tensor.nbytes if is_part else tensor.untyped_storage().nbytes(), tensor.is_cuda))
-    return sizes
-
-
-def _key(tensor: torch.Tensor) -> Any:
-    return tensor.device, tensor.untyped_storage().data_ptr()
-
-
-def _place(tensor: torch.Tensor) -> Any:
-    return _key(tensor), tensor.storage_offset(), tensor.size(), tensor.stride(), tensor.dtype
-
-
-def _is_small_part(tensor: torch.Tensor, shares: Mapping[Any, int]) -> bool:
-    """Return whether its storage holds much beside the tensors that are copied: then they are copied one by one."""
-    return 2 * shares[_key(tensor)] < tensor.untyped_storage().nbytes()
+def _rebuilt(nested: Any, copies: Iterator[Any]) -> Any:
+    if isinstance(nested, torch.Tensor):
+        return next(copies)
+    if type(nested) in _SEQUENCES:
+        return type(nested)([_rebuilt(item, copies) for item in nested])
+    if type(nested) in _DICTS:
+        return {key: _rebuilt(value, copies) for key, value in nested.items()}
+    return nested if type(nested) in _UNCHANGING else copy.deepcopy(nested)

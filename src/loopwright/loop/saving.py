@@ -121,14 +121,13 @@ class Saving:
     def _rotation(self, written: Path) -> Callable[[], Any]:
         """Return what lets older checkpoints go, to be called here or in the thread."""
         trainer, args = self.trainer, self.trainer.args
-        kept = [written, *trainer.reporting.checkpoints_in_use()]
         run_id, best = trainer.run_id, trainer.state.best_model_checkpoint
         return lambda: rotate(
             args.output_dir,
             limit=args.save_total_limit,
             run_id=run_id,
             best=best,
-            keep=kept,
+            keep=[written, *trainer.reporting.checkpoints_in_use()],
             top_k=args.save_top_k,
             greater_is_better=args.greater_is_better,
         )

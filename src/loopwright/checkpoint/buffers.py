@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 _SEQUENCES, _DICTS = (list, tuple), (dict, OrderedDict)
+_NOTHING = torch.empty(0)
 _UNCHANGING = frozenset({int, float, str, bool, type(None)})
 
 
@@ -26,6 +27,7 @@ class Buffers:
     def __init__(self) -> None:
         self._free: defaultdict[tuple[int, bool], list[torch.Tensor]] = defaultdict(list)
         self._groups: dict[Any, _Group] = {}  # by storage
+        self._plan = _Plan()
         self._streams: dict[torch.device, Any] = {}
         self._copied: list[Any] = []
 
@@ -40,7 +42,7 @@ class Buffers:
 
     def reserve(self, nested: Any) -> None:
         """Get the memory for a copy of `nested` ready, so that the first one is as fast as the next."""
-        self._arrange([tensor for tensor in _tensors_in(nested) if _has_plain_memory(tensor)])
+        self._follow(list(_tensors_in(nested)))
         for group in self._groups.values():
             for buffer in group.buffers:
                 buffer.zero_()  # the system gives a page when it is first written to
@@ -56,35 +58,50 @@ class Buffers:
             event.synchronize()
 
     @torch.no_grad()
-    def _copy_all(self, tensors: list[torch.Tensor]) -> list[Any]:
-        copies: list[Any] = [None if _has_plain_memory(tensor) else tensor.detach().clone() for tensor in tensors]
-        plain = [index for index, copied in enumerate(copies) if copied is None]
-        for key, members in self._arrange([tensors[index] for index in plain]).items():
-            group = self._groups[key]
-            for target, member in group.moves:
-                first = tensors[plain[members[0]]]
-                self._move(target, _bytes_of(first) if member is None else tensors[plain[members[member]]])
-            for member, copied in zip(members, group.copies, strict=True):
-                copies[plain[member]] = copied
+    def _copy_all(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        plan = self._follow(tensors)
+        for target, index in plan.moves:
+            self._move(target, tensors[index])
+        for target, index in plan.whole_moves:
+            self._move(target, _bytes_of(tensors[index]))
+        copies = list(plan.copies)
+        for index in plan.others:
+            copies[index] = tensors[index].detach().clone()
         return copies
 
-    def _arrange(self, tensors: list[torch.Tensor]) -> dict[Any, list[int]]:
-        """See that each tensor has memory for its copy; return, by storage, the indices of those that lie in it."""
-        found: dict[Any, list[int]] = {}
-        places = []
+    def _follow(self, tensors: list[torch.Tensor]) -> _Plan:
+        """Return the plan for `tensors`: the last one, where they are what they were and where they were."""
+        whereabouts = [_whereabouts(tensor) for tensor in tensors]
+        if whereabouts != self._plan.whereabouts or self._plan.has_other_sizes(tensors):
+            self._plan = _Plan()  # what the old one refers to is free
+            self._plan = self._make_plan(tensors, whereabouts)
+        return self._plan
+
+    def _make_plan(self, tensors: list[torch.Tensor], whereabouts: list[Any]) -> _Plan:
+        by_storage: dict[Any, list[int]] = {}
         for index, tensor in enumerate(tensors):
-            storage = tensor.untyped_storage()
-            found.setdefault((tensor.device, storage.data_ptr(), storage.nbytes()), []).append(index)
-            places.append((tensor.storage_offset(), tensor.size(), tensor.stride(), tensor.dtype))
-        wanted = {key: [places[index] for index in members] for key, members in found.items()}
-        for key in [key for key, group in self._groups.items() if wanted.get(key) != group.places]:
+            if whereabouts[index] is not None:
+                storage = tensor.untyped_storage()
+                by_storage.setdefault((tensor.device, storage.data_ptr(), storage.nbytes()), []).append(index)
+        places = {key: [_place(tensors[index]) for index in members] for key, members in by_storage.items()}
+        for key in [key for key, group in self._groups.items() if places.get(key) != group.places]:
             group = self._groups.pop(key)
             for buffer in group.buffers:
                 self._free[buffer.nbytes, group.is_pinned].append(buffer)
-        for key, members in found.items():
+        plan = _Plan(whereabouts, [_NOTHING] * len(tensors))
+        plan.others = [index for index, whereabout in enumerate(whereabouts) if whereabout is None]
+        for key, members in by_storage.items():
             if key not in self._groups:
-                self._groups[key] = self._group([tensors[index] for index in members], wanted[key])
-        return found
+                self._groups[key] = self._group([tensors[index] for index in members], places[key])
+            group = self._groups[key]
+            for target, member in group.moves:
+                if member is None:
+                    plan.whole_moves.append((target, members[0]))
+                else:
+                    plan.moves.append((target, members[member]))
+            for index, copied in zip(members, group.copies, strict=True):
+                plan.copies[index] = copied
+        return plan
 
     def _group(self, tensors: list[torch.Tensor], places: list[Any]) -> _Group:
         """Choose where the copies of `tensors`, all in one storage, are to lie."""
@@ -129,6 +146,29 @@ class Buffers:
 
 
 @dataclass(slots=True)
+class _Plan:
+    """What to do to copy tensors, for as long as they stay where they are.
+
+    Attributes:
+        whereabouts: Of each tensor; None for one that has to be cloned.
+        copies: What each is copied to.
+        moves: What is to be written: the target, and which tensor.
+        whole_moves: The same for a tensor's whole storage.
+        others: Those that have to be cloned.
+    """
+
+    whereabouts: list[Any] = field(default_factory=list)
+    copies: list[torch.Tensor] = field(default_factory=list)
+    moves: list[tuple[torch.Tensor, int]] = field(default_factory=list)
+    whole_moves: list[tuple[torch.Tensor, int]] = field(default_factory=list)
+    others: list[int] = field(default_factory=list)
+
+    def has_other_sizes(self, tensors: list[torch.Tensor]) -> bool:
+        """Return whether a storage has grown or shrunk around its tensors."""
+        return any(target.nbytes != tensors[index].untyped_storage().nbytes() for target, index in self.whole_moves)
+
+
+@dataclass(slots=True)
 class _Group:
     """Tensors that lie in one storage.
 
@@ -147,10 +187,18 @@ class _Group:
     buffers: list[torch.Tensor] = field(default_factory=list)
 
 
-def _has_plain_memory(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor is what its storage holds, and nothing else."""
-    is_plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
-    return is_plain and not tensor.is_conj() and not tensor.is_neg() and tensor.numel() > 0
+def _whereabouts(tensor: torch.Tensor) -> Any:
+    """Return what a tensor is and where; None for one that isn't just what its storage holds."""
+    kind = type(tensor)
+    if (kind is not torch.Tensor and kind is not torch.nn.Parameter) or tensor.layout is not torch.strided:
+        return None
+    if tensor.is_conj() or tensor.is_neg() or not tensor.numel():
+        return None
+    return tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _place(tensor: torch.Tensor) -> Any:
+    return tensor.storage_offset(), tensor.size(), tensor.stride(), tensor.dtype
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -171,10 +219,14 @@ def _tensors_in(nested: Any) -> Iterator[torch.Tensor]:
 
 
 def _rebuilt(nested: Any, copies: Iterator[Any]) -> Any:
+    kind = type(nested)
+    if kind in _UNCHANGING:
+        return nested
     if isinstance(nested, torch.Tensor):
         return next(copies)
-    if type(nested) in _SEQUENCES:
-        return type(nested)([_rebuilt(item, copies) for item in nested])
-    if type(nested) in _DICTS:
+    if kind in _SEQUENCES:
+        is_plain = _UNCHANGING.issuperset(map(type, nested))
+        return kind(nested) if is_plain else kind([_rebuilt(item, copies) for item in nested])
+    if kind in _DICTS:
         return {key: _rebuilt(value, copies) for key, value in nested.items()}
-    return nested if type(nested) in _UNCHANGING else copy.deepcopy(nested)
+    return copy.deepcopy(nested)

@@ -55,7 +55,8 @@ class Saving:
         self.trainer = trainer
         self.is_idle = True
         self._thread: ThreadPoolExecutor | None = None
-        self._buffers = Buffers()
+        self._buffers = Buffers()  # of what stays where it is from one save to the next
+        self._small_buffers = Buffers()
         self._under_way: _Write | None = None
         self._tidying: Future[Any] | None = None
 
@@ -157,6 +158,7 @@ class Saving:
 
         def write() -> Path:
             self._buffers.wait()
+            self._small_buffers.wait()
             trainer.reporting.sync_beside()
             return write_checkpoint(snapshot, output_dir)
 
@@ -167,16 +169,13 @@ class Saving:
 
     def _copied(self, snapshot: Snapshot) -> Snapshot:
         """Return a snapshot that shares nothing with the training."""
-        live = {
+        lasting = {
             "model_state": _without_moving_parts(unwrap_model(self.trainer.model)),
             "optimizer": snapshot.optimizer,
-            "scheduler": snapshot.scheduler,
-            "scaler": snapshot.scaler,
-            "randomness": snapshot.randomness,
-            "extra": snapshot.extra,
         }
+        passing = {name: getattr(snapshot, name) for name in ("scheduler", "scaler", "randomness", "extra")}
         own_state = copy.deepcopy(snapshot.loopwright_state)
-        copied = self._buffers.copy(live)
+        copied = self._buffers.copy(lasting) | self._small_buffers.copy(passing)
         return dataclasses.replace(
             snapshot, trainer_state=copy_of(snapshot.trainer_state), loopwright_state=own_state, **copied
         )
@@ -185,6 +184,7 @@ class Saving:
         """Before the weights change: let that wait on the device until they have been copied."""
         if self._under_way is not None:
             self._buffers.fence()
+            self._small_buffers.fence()
 
     def begin(self) -> None:
         """Training begins: where it will be saved beside it, get memory for the copies once there is state to copy."""
@@ -238,7 +238,7 @@ class Saving:
             if self._thread is not None:
                 self._thread.shutdown(wait=True)
             self._thread, self._tidying = None, None
-            self._buffers = Buffers()
+            self._buffers, self._small_buffers = Buffers(), Buffers()
 
     def _submit(self, work: Any) -> Future[Any]:
         if self._thread is None:

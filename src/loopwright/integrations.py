@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loopwright.trackers.base import TrackerCallback
     from loopwright.trackers.codecarbon import CodeCarbonCallback
+    from loopwright.trackers.comet import CometCallback
     from loopwright.trackers.dagshub import DagsHubCallback
     from loopwright.trackers.dvclive import DVCLiveCallback
     from loopwright.trackers.flyte import FlyteCallback
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "CodeCarbonCallback": "codecarbon",
+    "CometCallback": "comet",
     "DVCLiveCallback": "dvclive",
     "DagsHubCallback": "dagshub",
     "FlyteCallback": "flyte",
@@ -37,6 +39,7 @@ _HOME = {
 
 __all__ = [
     "CodeCarbonCallback",
+    "CometCallback",
     "DVCLiveCallback",
     "DagsHubCallback",
     "FlyteCallback",

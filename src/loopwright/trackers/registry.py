@@ -56,6 +56,7 @@ class Listed:
 
 BUILT_IN = (
     Listed("codecarbon", "loopwright.trackers.codecarbon:CodeCarbonCallback", "codecarbon"),
+    Listed("comet_ml", "loopwright.trackers.comet:CometCallback", "comet_ml"),
     Listed("dagshub", "loopwright.trackers.dagshub:DagsHubCallback", "dagshub", needs=("mlflow",)),
     Listed("dvclive", "loopwright.trackers.dvclive:DVCLiveCallback", "dvclive"),
     Listed("flyte", "loopwright.trackers.flyte:FlyteCallback", "flytekit"),

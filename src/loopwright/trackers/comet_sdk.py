@@ -1,0 +1,201 @@
+"""Speak to Comet's SDK: begin an experiment so that nothing else happens by that, and hand things over to it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loopwright._support.env import read_text, set_variables
+from loopwright.errors import RecordRefused, TrackerError
+from loopwright.records import Record
+
+_making = threading.Lock()
+_ours: weakref.WeakSet[Any] = weakref.WeakSet()
+
+# Comet would watch other libraries, the machine, and itself.
+_SILENCE = {
+    "COMET_DISABLE_AUTO_LOGGING": "1",  # else it changes MLflow and others when it is imported
+    "COMET_AUTO_LOG_CO2": "false",  # else it starts CodeCarbon, which asks the network where it is
+    "COMET_ERROR_TRACKING_ENABLE": "false",
+    "COMET_DISABLE_ANNOUNCEMENT": "true",
+    "COMET_INTERNAL_REPORTING": "false",
+}
+_NOTHING_BY_ITSELF = dict.fromkeys(
+    (
+        *("log_code", "log_graph", "auto_param_logging", "auto_metric_logging", "parse_args", "auto_output_logging"),
+        *("log_env_details", "log_git_metadata", "log_git_patch", "log_env_gpu", "log_env_host", "log_env_cpu"),
+        *("log_env_network", "log_env_disk", "auto_log_co2"),
+    ),
+    False,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What an experiment is.
+
+    Attributes:
+        key: Comet's id of it.
+        strategy: "get_or_create", "get" or "create": whether it may, must or must not be there already.
+        project: The project, or None.
+        workspace: The workspace, or None.
+        name: The experiment's name; None for one that has its own.
+        began: When the run began, in seconds since 1970.
+        parameters: Nested, by name.
+        others: What else is to be known of it.
+        trial: Name and parameters of the trial of a search, or None.
+    """
+
+    key: str
+    strategy: str
+    project: str | None
+    workspace: str | None
+    name: str | None
+    began: float
+    parameters: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)
+    trial: tuple[str, dict[str, Any]] | None = None
+
+
+def sdk() -> Any:
+    """Import Comet's SDK so that it does nothing by itself, and return it."""
+    if "comet_ml" not in sys.modules:
+        quiet = {} if read_text("COMET_LOGGING_CONSOLE") else {"COMET_LOGGING_CONSOLE": "WARNING"}
+        set_variables(_SILENCE | quiet)
+    import comet_ml
+
+    return comet_ml
+
+
+def programs_experiment() -> Any:
+    """Return the experiment that the program itself has begun, or None; imports nothing."""
+    comet_ml = sys.modules.get("comet_ml")
+    if comet_ml is None or not hasattr(comet_ml, "get_running_experiment"):  # it is just being imported
+        return None
+    experiment = comet_ml.get_running_experiment()
+    is_running = experiment is not None and experiment.alive and not experiment.ended
+    return experiment if is_running and experiment not in _ours else None
+
+
+def describe(experiment: Any, plan: Plan) -> None:
+    """Say what an experiment is."""
+    if plan.name is not None:
+        experiment.set_name(plan.name)
+    if plan.parameters:
+        experiment.log_parameters(plan.parameters, nested_support=True)
+    if plan.trial is not None:
+        name, parameters = plan.trial
+        experiment.log_optimization(optimization_id=name, parameters=parameters)
+    experiment.log_others({"Created from": "loopwright", **plan.others})
+
+
+def send_points(experiment: Any, record: Record, points: Mapping[str, float], epoch: float | None) -> None:
+    """Hand over points with the record's step and time."""
+    from comet_ml.messages import MetricMessage
+
+    # `log_metric` stamps with the time of the delivery, and adds two parameters for each step.
+    messages = []
+    for name, value in points.items():
+        message = MetricMessage(context=None, timestamp=int(record.time * 1000))
+        message.set_metric(name, value, step=record.step, epoch=epoch)
+        messages.append(message)
+    if not experiment.alive:
+        raise TrackerError("the Comet experiment has been ended")
+    for message in messages:
+        experiment._enqueue_message(message)
+
+
+def send_files(experiment: Any, record: Record, path: Path, prefix: str) -> Counter[int]:
+    """Hand over the files below `path`, named "<prefix>/<path in it>"; return their sizes.
+
+    Raises:
+        RecordRefused: one is larger than Comet takes.
+        TrackerError: it has not taken one.
+    """
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+    sizes = {file: file.stat().st_size for file in files}
+    most = experiment.asset_upload_limit
+    if too_large := [file for file, size in sizes.items() if size > most]:
+        raise RecordRefused(record.sequence, f"{too_large[0]} is larger than the {most} bytes that Comet takes")
+    for file in files:
+        name = f"{prefix}/{file.relative_to(path)}" if path.is_dir() else prefix
+        # Sent once more, it replaces itself.
+        if experiment.log_asset(str(file), file_name=name, overwrite=True, step=record.step) is None:
+            raise TrackerError(f"Comet has not taken {file}")
+    return Counter(sizes.values())
+
+
+def begin_offline(directory: Path, plan: Plan) -> Any:
+    """Begin an offline experiment, with all of its files in `directory`, a new one.
+
+    Raises:
+        TrackerError: Comet hasn't.
+    """
+    sdk()
+    from comet_ml.offline import OfflineExperiment
+
+    content = directory / "content"
+    content.mkdir(parents=True)
+
+    class Experiment(OfflineExperiment):  # type: ignore[misc]
+        """Keeps its files where they are found after a kill, and on the disk where the archive is to be."""
+
+        @property
+        def tmpdir(self) -> str:
+            return str(content)
+
+        @tmpdir.setter
+        def tmpdir(self, made: str) -> None:
+            Path(made).rmdir()
+
+    with quiet(), alone():
+        experiment = Experiment(
+            project_name=plan.project,
+            workspace=plan.workspace,
+            offline_directory=str(directory),
+            display_summary_level=0,
+            experiment_key=plan.key,
+            _resume_strategy=plan.strategy,
+            _comet_start_sourced=True,
+            **_NOTHING_BY_ITSELF,
+        )
+        _ours.add(experiment)
+    if not experiment.alive:
+        raise TrackerError("Comet has not begun an experiment; COMET_AUTO_LOG_DISABLE switches it off")
+    experiment._atexit_hook.disable()
+    experiment.start_time = int(plan.began * 1000)
+    return experiment
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let an experiment begin as if there were no other, and be nobody's current one: else Comet ends the other."""
+    from comet_ml import config
+
+    with _making:
+        before = config.get_global_experiment()
+        config.set_global_experiment(None)
+        try:
+            yield
+        finally:
+            config.set_global_experiment(before)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let Comet say nothing but errors on the terminal."""
+    chatty = logging.getLogger("comet_ml")
+    before = chatty.level
+    chatty.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        chatty.setLevel(before)

@@ -11,19 +11,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from loopwright._support.env import set_variables
 from loopwright._support.extras import require_installed
-from loopwright._support.log import get_logger
+from loopwright._support.log import get_logger, warn_once
 from loopwright.errors import TrackerError
 from loopwright.records import Record, Run, Status
 from loopwright.trackers import comet_choices as choices
 from loopwright.trackers import comet_sdk
 from loopwright.trackers.base import TrackerCallback
+from loopwright.trackers.comet_online import OnlineSession
 from loopwright.trackers.comet_sdk import Plan
 from loopwright.trackers.comet_session import ArchivesSession, ProgramsSession
 from loopwright.trackers.description import origin
 from loopwright.trackers.naming import as_float, group_name, numbers
 
 logger = get_logger(__name__)
+
+Session = ArchivesSession | OnlineSession | ProgramsSession
 
 
 class CometCallback(TrackerCallback):
@@ -45,7 +49,7 @@ class CometCallback(TrackerCallback):
     variables: ClassVar[tuple[str, ...]] = choices.VARIABLES
     stays_here: ClassVar[tuple[str, ...]] = ("_session",)
 
-    _session: ArchivesSession | ProgramsSession | None = None
+    _session: Session | None = None
     _must_resend: bool = False
 
     def __init__(self) -> None:
@@ -81,36 +85,62 @@ class CometCallback(TrackerCallback):
         self.abandon()
         run, reference = self._run_to_show(), self.standing.reference
         program = comet_sdk.programs_experiment() if self._live is not None else None
-        mode = "program" if program is not None else self._choose_mode(run)
-        owner = self._own_key(run)
         if program is not None:
-            key, directory = program.get_key(), None
-            self._session = ProgramsSession(program, self._plan(run, key, "get"))
-            self.show_at(program.url or f"the program's experiment {key}")
+            where = {"key": program.get_key(), "mode": "program"}
+            self._session = ProgramsSession(program, self._plan(run, where["key"], "get"))
+            self.show_at(program.url or f"the program's experiment {where['key']}")
         else:
             key = reference.get("key") if reference.get("mode") != "program" else None
-            key = key or choices.choose_key(run, self.variable, owner)
-            directory = self._directory(run)
-            self._session = self._begin(run, owner, key, directory)
-            self.show_at(f"{directory}/{key}-*.zip (`comet upload` sends it)")
-        where = {"key": key, "mode": mode, "directory": None if directory is None else str(directory)}
+            key = key or choices.choose_key(run, self.variable, self._own_key(run))
+            where = {"key": key, "mode": self._choose_mode(run, key)}
+            if where["mode"] == "offline":
+                where["directory"] = str(self._directory(run))
+            self._session = self._begin(run, key, is_online=where["mode"] == "online")
         # Remembered until the first point is written: a kill may come before delivery has gone back.
         is_less = any(reference.get(name) != text for name, text in where.items()) or self._lacks_archives()
         self._must_resend = self.standing.confirmed > 0 and (is_less or bool(reference.get("must_resend")))
         self.standing.remember({**where, "must_resend": self._must_resend})
         self._remember_archives()
 
-    def _begin(self, run: Run, owner: str, key: str, directory: Path) -> ArchivesSession:
-        return ArchivesSession(directory, owner, self._plan(run, key, choices.choose_strategy(run, self.variable)))
+    def _begin(self, run: Run, key: str, *, is_online: bool) -> ArchivesSession | OnlineSession:
+        owner, strategy = self._own_key(run), choices.choose_strategy(run, self.variable)
+        has_begun = self.standing.reference.get("begun") == key
+        plan = self._plan(run, key, "get_or_create" if has_begun and strategy == "create" else strategy)
+        directory = self._directory(run)
+        if not is_online:
+            self.show_at(f"{directory}/{key}-*.zip (`comet upload` sends it)")
+            return ArchivesSession(directory, owner, plan)
+        session = OnlineSession(self._api_key(), plan, Path(run.output_dir) / f".comet-{owner}")
+        self.standing.remember({"begun": key})
+        self.show_at(session.url)
+        return session
 
-    def _choose_mode(self, run: Run) -> str:
-        """Return "online" or "offline"; nothing ever asks for a key."""
+    def _choose_mode(self, run: Run, key: str) -> str:
+        """Return "online" or "offline"; nothing ever asks for an API key."""
+        if (address := self.variable("COMET_URL_OVERRIDE")) is not None:
+            set_variables({"COMET_URL_OVERRIDE": address})
         asked, before = choices.asked_online(self.variable), self.standing.reference.get("mode")
         if asked is None and before in {"online", "offline"}:
             return str(before)  # the rest of the run shall be where its beginning is
-        if asked is False:
-            return "offline"
+        if asked is None:
+            asked = comet_sdk.configured_online()
+        if asked is not None:
+            return "online" if asked else "offline"
+        if comet_sdk.known_api_key() is not None:
+            return "online"
+        later = (
+            f"send it later with `comet upload {self._directory(run)}/{key}-*.zip`; before the next one, `comet login`"
+        )
+        warn_once(logger, f"comet_ml: no API key, so the experiment is offline ({later})")
         return "offline"
+
+    def _api_key(self) -> str:
+        if (key := comet_sdk.known_api_key()) is None:
+            raise TrackerError(
+                "the experiment is to be online, and there is no API key: set COMET_API_KEY, or `comet login`; "
+                "COMET_START_ONLINE=0 keeps it on the disk"
+            )
+        return key
 
     def _directory(self, run: Run) -> Path:
         return choices.choose_directory(run, self.variable, self.standing.reference.get("directory"))
@@ -150,7 +180,7 @@ class CometCallback(TrackerCallback):
             self.standing.reference["archives"] = present
             self.standing.remember({"archives": present})
 
-    def _opened(self) -> ArchivesSession | ProgramsSession:
+    def _opened(self) -> Session:
         if self._session is None:
             raise TrackerError("CometCallback is not open")
         return self._session
@@ -172,6 +202,7 @@ class CometCallback(TrackerCallback):
             epoch = as_float(epoch) if isinstance(epoch, (int, float)) else None
             if points := _points(record):
                 session.add(record, points, epoch)
+        session.flush()
 
     def confirmed(self) -> int:
         """Return the last record before the first that is in no archive, or that the server hasn't got."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import threading
 import weakref
@@ -27,6 +28,12 @@ _SILENCE = {
     "COMET_ERROR_TRACKING_ENABLE": "false",
     "COMET_DISABLE_ANNOUNCEMENT": "true",
     "COMET_INTERNAL_REPORTING": "false",
+}
+# Unless the user has said something else: it would try for minutes.
+_PATIENCE = {
+    "COMET_GET_OR_ADD_EXPERIMENT_RETRY_TOTAL": "1",
+    "COMET_HTTP_SESSION_RETRY_TOTAL": "1",
+    "COMET_LOGGING_CONSOLE": "WARNING",
 }
 _NOTHING_BY_ITSELF = dict.fromkeys(
     (
@@ -68,11 +75,27 @@ class Plan:
 def sdk() -> Any:
     """Import Comet's SDK so that it does nothing by itself, and return it."""
     if "comet_ml" not in sys.modules:
-        quiet = {} if read_text("COMET_LOGGING_CONSOLE") else {"COMET_LOGGING_CONSOLE": "WARNING"}
-        set_variables(_SILENCE | quiet)
+        set_variables(_SILENCE | {name: text for name, text in _PATIENCE.items() if read_text(name) is None})
     import comet_ml
 
     return comet_ml
+
+
+def known_api_key() -> str | None:
+    """Return the API key of the environment, or of `comet login`; asks nobody."""
+    sdk()
+    from comet_ml.config import get_api_key, get_config
+
+    return get_api_key(None, get_config()) or None
+
+
+def configured_online() -> bool | None:
+    """Return what Comet's own configuration says of being online, or None."""
+    sdk()
+    from comet_ml.config import get_config
+
+    found = get_config()["comet.start.online"]
+    return None if found is None else bool(found)
 
 
 def programs_experiment() -> Any:
@@ -97,8 +120,8 @@ def describe(experiment: Any, plan: Plan) -> None:
     experiment.log_others({"Created from": "loopwright", **plan.others})
 
 
-def send_points(experiment: Any, record: Record, points: Mapping[str, float], epoch: float | None) -> None:
-    """Hand over points with the record's step and time."""
+def metric_messages(record: Record, points: Mapping[str, float], epoch: float | None) -> list[Any]:
+    """Return points as the SDK hands them on, with the record's step and time."""
     from comet_ml.messages import MetricMessage
 
     # `log_metric` stamps with the time of the delivery, and adds two parameters for each step.
@@ -107,6 +130,16 @@ def send_points(experiment: Any, record: Record, points: Mapping[str, float], ep
         message = MetricMessage(context=None, timestamp=int(record.time * 1000))
         message.set_metric(name, value, step=record.step, epoch=epoch)
         messages.append(message)
+    return messages
+
+
+def send_points(experiment: Any, record: Record, points: Mapping[str, float], epoch: float | None) -> None:
+    """Hand points over to an experiment.
+
+    Raises:
+        TrackerError: it has been ended.
+    """
+    messages = metric_messages(record, points, epoch)
     if not experiment.alive:
         raise TrackerError("the Comet experiment has been ended")
     for message in messages:
@@ -142,36 +175,82 @@ def begin_offline(directory: Path, plan: Plan) -> Any:
     sdk()
     from comet_ml.offline import OfflineExperiment
 
-    content = directory / "content"
-    content.mkdir(parents=True)
+    kind = _keeping_files_in(OfflineExperiment, directory / "content")
+    options = {
+        "offline_directory": str(directory),
+        "_resume_strategy": plan.strategy,
+        "_comet_start_sourced": True,
+    }
+    experiment = _begin(kind, plan, options)
+    experiment.start_time = int(plan.began * 1000)
+    return experiment
 
-    class Experiment(OfflineExperiment):  # type: ignore[misc]
-        """Keeps its files where they are found after a kill, and on the disk where the archive is to be."""
 
+def begin_collecting(directory: Path, plan: Plan, mailbox: Any, handshake: Any) -> Any:
+    """Begin an experiment that puts into `mailbox` what it is told.
+
+    Arguments:
+        directory: For its files; what a killed session left there is removed.
+        plan: What it is.
+        mailbox: Stands where the SDK has a thread that sends.
+        handshake: The server's answer to its beginning.
+    """
+    from comet_ml._online import Experiment
+
+    class Collecting(_keeping_files_in(Experiment, directory)):  # type: ignore[misc]
+        def _setup_streamer(self) -> bool:
+            self.streamer = mailbox
+            self.project_id, self.focus_link = handshake.project_id, handshake.focus_link
+            self.asset_upload_limit = handshake.asset_upload_limit
+            self.asset_name_max_length = handshake.asset_name_max_length
+            return True
+
+        def _mark_as_started(self) -> None:
+            pass
+
+        def _report(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+    return _begin(Collecting, plan, {})
+
+
+def drop_collecting(experiment: Any) -> None:
+    """Let go of an experiment that `begin_collecting` began."""
+    experiment._finalize()
+    shutil.rmtree(experiment.tmpdir, ignore_errors=True)
+
+
+def _keeping_files_in(kind: Any, directory: Path) -> Any:
+    """Return a kind of experiment with its files where they are found after a kill, on the disk they are meant for."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+
+    class Keeping(kind):  # type: ignore[misc]
         @property
         def tmpdir(self) -> str:
-            return str(content)
+            return str(directory)
 
         @tmpdir.setter
         def tmpdir(self, made: str) -> None:
             Path(made).rmdir()
 
+    return Keeping
+
+
+def _begin(kind: Any, plan: Plan, options: Mapping[str, Any]) -> Any:
     with quiet(), alone():
-        experiment = Experiment(
+        experiment = kind(
             project_name=plan.project,
             workspace=plan.workspace,
-            offline_directory=str(directory),
             display_summary_level=0,
             experiment_key=plan.key,
-            _resume_strategy=plan.strategy,
-            _comet_start_sourced=True,
             **_NOTHING_BY_ITSELF,
+            **options,
         )
         _ours.add(experiment)
     if not experiment.alive:
         raise TrackerError("Comet has not begun an experiment; COMET_AUTO_LOG_DISABLE switches it off")
     experiment._atexit_hook.disable()
-    experiment.start_time = int(plan.began * 1000)
     return experiment
 
 

@@ -40,7 +40,7 @@ class CometCallback(TrackerCallback):
         COMET_START_ONLINE: Whether it is online. By default it is with a key.
         COMET_EXPERIMENT_KEY: The experiment to go on with. Branches and trials have a key of their own.
         COMET_PROJECT_NAME: The project; by default the argument `project`, unless that is left at its default.
-        COMET_LOG_ASSETS: Whether checkpoints are stored, which is the default.
+        COMET_LOG_ASSETS: Whether checkpoints, and TensorBoard's files, are stored, which is the default.
         COMET_OFFLINE_DIRECTORY: Where archives go; by default `comet` in `output_dir`.
         COMET_WORKSPACE, COMET_URL_OVERRIDE: The workspace, and a server of one's own.
     """
@@ -227,9 +227,22 @@ class CometCallback(TrackerCallback):
     def close(self, status: Status) -> None:
         """Say how the run ended, and end the experiment, unless it is the program's own."""
         if self._session is not None:
+            events = self._send_events(self._session) if self.wants_checkpoints() else {}
             self._session.end({"loopwright/status": status.value})
             self._remember_archives()
+            if events:
+                self.standing.remember({"events": events})
         self._session = None
+
+    def _send_events(self, session: Session) -> dict[str, int]:
+        """Hand over TensorBoard's files as they are now; return their sizes, empty where none has changed."""
+        out = Path(self._run_to_show().output_dir)
+        sizes = {str(path.relative_to(out)): path.stat().st_size for path in sorted(out.rglob("events.out.tfevents.*"))}
+        before = self.standing.reference.get("events", {})
+        changed = [name for name, size in sizes.items() if before.get(name) != size]
+        for name in changed:
+            comet_sdk.send_file(session.experiment, out / name, f"{out.name}/{name}")
+        return sizes if changed else {}
 
     def abandon(self) -> None:
         """Let go of the experiment; another session goes on with it."""

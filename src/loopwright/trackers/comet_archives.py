@@ -10,7 +10,6 @@ numbers of the records that are in it, so that they go along with them, whatever
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -130,5 +129,3 @@ def _is_late(message: dict[str, Any], step: int) -> bool:
 def clear(directory: Path) -> None:
     """Remove what a killed session left unfinished."""
     shutil.rmtree(directory, ignore_errors=True)
-    if directory.exists():
-        logger.debug("comet_ml: %s could not be removed, by user %d", directory, os.getuid())

@@ -76,8 +76,11 @@ def sdk() -> Any:
     """Import Comet's SDK so that it does nothing by itself, and return it."""
     if "comet_ml" not in sys.modules:
         set_variables(_SILENCE | {name: text for name, text in _PATIENCE.items() if read_text(name) is None})
-    import comet_ml
-
+    hook = sys.excepthook
+    try:
+        import comet_ml
+    finally:
+        sys.excepthook = hook  # the program's last words stay as they are
     return comet_ml
 
 
@@ -160,10 +163,18 @@ def send_files(experiment: Any, record: Record, path: Path, prefix: str) -> Coun
         raise RecordRefused(record.sequence, f"{too_large[0]} is larger than the {most} bytes that Comet takes")
     for file in files:
         name = f"{prefix}/{file.relative_to(path)}" if path.is_dir() else prefix
-        # Sent once more, it replaces itself.
-        if experiment.log_asset(str(file), file_name=name, overwrite=True, step=record.step) is None:
-            raise TrackerError(f"Comet has not taken {file}")
+        send_file(experiment, file, name, record.step)
     return Counter(sizes.values())
+
+
+def send_file(experiment: Any, file: Path, name: str, step: int | None = None) -> None:
+    """Hand over a file; one that is sent once more replaces itself.
+
+    Raises:
+        TrackerError: Comet has not taken it.
+    """
+    if experiment.log_asset(str(file), file_name=name, overwrite=True, step=step) is None:
+        raise TrackerError(f"Comet has not taken {file}")
 
 
 def begin_offline(directory: Path, plan: Plan) -> Any:
@@ -238,7 +249,7 @@ def _keeping_files_in(kind: Any, directory: Path) -> Any:
 
 
 def _begin(kind: Any, plan: Plan, options: Mapping[str, Any]) -> Any:
-    with quiet(), alone():
+    with alone():
         experiment = kind(
             project_name=plan.project,
             workspace=plan.workspace,
@@ -256,25 +267,16 @@ def _begin(kind: Any, plan: Plan, options: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Let an experiment begin as if there were no other, and be nobody's current one: else Comet ends the other."""
+    """Let an experiment begin without a word, as if there were no other: else Comet ends the program's."""
     from comet_ml import config
 
+    chatty = logging.getLogger("comet_ml")
     with _making:
-        before = config.get_global_experiment()
+        before, level = config.get_global_experiment(), chatty.level
         config.set_global_experiment(None)
+        chatty.setLevel(logging.ERROR)
         try:
             yield
         finally:
+            chatty.setLevel(level)
             config.set_global_experiment(before)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let Comet say nothing but errors on the terminal."""
-    chatty = logging.getLogger("comet_ml")
-    before = chatty.level
-    chatty.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        chatty.setLevel(before)

@@ -9,9 +9,9 @@ when it has so many records, when files come, and at the end. The next one goes 
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +23,7 @@ from loopwright.errors import TrackerError
 from loopwright.records import Record
 from loopwright.trackers import comet_archives as archives
 from loopwright.trackers.comet_archives import Archive, Span
-from loopwright.trackers.comet_sdk import Plan, begin_offline, describe, quiet, send_files, send_points
+from loopwright.trackers.comet_sdk import Plan, begin_offline, describe, send_files, send_points
 
 logger = get_logger(__name__)
 
@@ -71,8 +71,6 @@ class OpenArchive:
         Raises:
             TrackerError: something that was handed over is not in it.
         """
-        from comet_ml.offline_utils import create_experiment_archive
-
         experiment = self.experiment
         self.is_ended = True
         self._stop(_WRITE_SECONDS)
@@ -80,16 +78,15 @@ class OpenArchive:
             raise TrackerError(f"Comet could not write its archive: {experiment.customer_error_message}")
         (self.content / archives.CONTENTS).write_text(contents)
         experiment.stop_time = int(time.time() * 1000)
+        # What `end` does from here on. That adds the duration of this process besides, turns to another directory where
+        # this one is full, and waits for its thread's next look.
         experiment._write_experiment_meta_file()
-        name = experiment._get_offline_archive_file_name()
-        # What `end` does. That adds a summary and the duration of this process besides, and turns to another
-        # directory where this one is full.
-        path, _ = create_experiment_archive(str(self.directory), name, str(self.content), logging.getLogger("comet_ml"))
-        if Path(path).parent != self.directory:
-            Path(path).unlink()
-            raise TrackerError(f"Comet could not write to {self.directory}")
-        self._require_all(Path(path))
-        return Path(path)
+        path = self.directory / experiment._get_offline_archive_file_name()
+        with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+            for file in sorted(self.content.iterdir()):
+                archive.write(file, file.name)
+        self._require_all(path)
+        return path
 
     @property
     def content(self) -> Path:
@@ -148,7 +145,7 @@ class ArchivesSession:
         self._plan = plan
         self._unfinished = directory / f".unfinished-{owner}"
         self._open: OpenArchive | None = None
-        self._is_broken = False
+        self._lost: str | None = None
         self._follows = False
         directory.mkdir(parents=True, exist_ok=True)
         archives.clear(self._unfinished)
@@ -187,9 +184,13 @@ class ArchivesSession:
     def flush(self) -> None:
         """Do nothing: what was taken counts when its archive is sealed."""
 
+    def _require_whole(self) -> None:
+        """Raise until this session is given up: what the archive lost has been handed over, and comes with the next."""
+        if self._lost is not None:
+            raise TrackerError(self._lost)
+
     def _is_new(self, record: Record) -> bool:
-        if self._is_broken:
-            raise TrackerError("Comet has lost part of an archive: all of it comes again")
+        self._require_whole()
         is_new = not self.holds(record.sequence)
         self._follows = self._follows and is_new
         return is_new
@@ -211,6 +212,7 @@ class ArchivesSession:
 
     def confirmed(self, written: int) -> int:
         """Return the last record before the first that is in no archive; `written` is the last handed over."""
+        self._require_whole()
         first = None if self._open is None else self._open.first
         return written if first is None else first - 1
 
@@ -227,11 +229,10 @@ class ArchivesSession:
         contents = archives.describe_contents(self._owner, number, opened.spans)
         target = self.directory / f"{self._plan.key}-{self._owner[:8]}-{number:04}.zip"
         try:
-            with quiet():
-                unfinished = opened.finish(contents)
+            unfinished = opened.finish(contents)
             archives.put_in_place(unfinished, target)
-        except TrackerError:
-            self._is_broken = True
+        except TrackerError as error:
+            self._lost = str(error)
             raise
         self.sealed.append(Archive(target, number, tuple(opened.spans)))
         self._open = None
@@ -268,8 +269,7 @@ class ProgramsSession:
 
     def __init__(self, experiment: Any, plan: Plan) -> None:
         self.experiment = experiment
-        with quiet():
-            describe(experiment, plan)
+        describe(experiment, plan)
 
     def add(self, record: Record, points: Mapping[str, float], epoch: float | None) -> None:
         """Hand over a record's points."""

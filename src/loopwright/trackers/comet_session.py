@@ -81,7 +81,7 @@ class OpenArchive:
         # What `end` does from here on. That adds the duration of this process besides, turns to another directory where
         # this one is full, and waits for its thread's next look.
         experiment._write_experiment_meta_file()
-        path = self.directory / experiment._get_offline_archive_file_name()
+        path = self.directory / str(experiment._get_offline_archive_file_name())
         with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
             for file in sorted(self.content.iterdir()):
                 archive.write(file, file.name)

@@ -20,7 +20,7 @@ from loopwright.delivery.store import read_delivered
 from loopwright.integrations import CometCallback
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Kind, Status
-from loopwright.trackers import comet_choices, comet_sdk, comet_session
+from loopwright.trackers import comet_archives, comet_choices, comet_sdk, comet_session
 from loopwright.trackers.placement import place
 from tests.trackers.comet_service import KEY, Server
 from tests.trackers.disks import fill, mount_small_disk
@@ -515,6 +515,18 @@ def test_run_that_began_offline_stays_so_and_goes_online_whole_when_that_is_aske
     assert server.experiments[journal.run.id].points() == expected(journal.directory)
 
 
+def test_run_that_began_online_goes_on_offline_whole_when_that_is_asked_for(server, journal, directory, monkeypatch):
+    journal.begin()
+    journal.log(1, 5)
+    journal.deliver()
+    monkeypatch.setenv("COMET_START_ONLINE", "0")
+    journal.begin(first_step=5)
+    journal.log(6, 7)
+    journal.end()
+    assert journal.deliver() is None
+    assert_equal(directory, journal)
+
+
 def test_archives_are_sent_whole_by_comets_own_command(server, journal, directory, monkeypatch):
     monkeypatch.setenv("COMET_START_ONLINE", "0")
     journal.begin()
@@ -618,23 +630,22 @@ def test_archive_that_is_gone_or_torn_comes_again_and_the_others_do_not(harm, jo
     journal.begin()
     journal.log(1, 12)
     journal.deliver()
-    path = archives(directory)[1]
+    _, second, third = archives(directory)[:3]
     if harm == "deleted":
-        path.unlink()
+        second.unlink()
     else:
-        os.truncate(path, path.stat().st_size // 2)
-    for _ in range(2):  # and again the one that took its place
-        journal.log(13)
-        assert journal.deliver() is None
-        if harm == "torn":
-            path.unlink(missing_ok=True)
-            harm = "deleted"
+        os.truncate(second, second.stat().st_size // 2)
+    journal.log(13)
+    assert journal.deliver() is None
+    assert_equal(directory, journal)
+    third.unlink()  # what took the second's place holds records before and after this one's, and none of its own
+    journal.log(14)
     journal.end()
     assert journal.deliver() is None
     assert_equal(directory, journal)
 
 
-def test_points_that_comet_could_not_write_come_again(journal, directory, monkeypatch):
+def test_points_that_comet_could_not_write_come_again(journal, directory, monkeypatch, caplog):
     from comet_ml.streamer.handlers.offline_handler import OfflineMessageHandler
 
     write, count = OfflineMessageHandler._write, 0
@@ -648,11 +659,34 @@ def test_points_that_comet_could_not_write_come_again(journal, directory, monkey
     monkeypatch.setattr(OfflineMessageHandler, "_write", forgetful)
     journal.begin()
     journal.log(1, 10)
-    assert "lacks 1 point" in journal.deliver()
-    assert archives(directory) == []
+    journal.end()
+    assert journal.deliver() is None, "the same worker begins anew"
+    assert "Comet's archive lacks 1 point(s)" in caplog.text
+    assert_equal(directory, journal)
+
+
+def test_archive_that_cannot_be_put_in_place_is_put_there_later(journal, directory, monkeypatch, caplog):
+    put, count = comet_archives.put_in_place, 0
+
+    def fails_once(*paths):
+        nonlocal count
+        count += 1
+        if count == 1:
+            raise OSError("not now")
+        put(*paths)
+
+    monkeypatch.setattr(comet_archives, "put_in_place", fails_once)
+    monkeypatch.setattr(comet_session, "MOST_RECORDS", 4)
+    journal.begin()
+    journal.log(1, 4)
+    journal.checkpoint(4, model=b"weights")
+    journal.log(5, 6)
     journal.end()
     assert journal.deliver() is None
     assert_equal(directory, journal)
+    assert [name for path in archives(directory) for name in files_in(path)] == ["out/checkpoint-4/model"]
+    assert "not now" in caplog.text
+    assert "lacks" not in caplog.text
 
 
 def test_full_disk_loses_nothing(journal, directory, request):

@@ -179,7 +179,7 @@ class ArchivesSession:
             opened = self._opened()
             opened.sizes += send_files(opened.experiment, record, path, prefix)
             self._note(opened, record)
-            self.seal()
+        self.seal()
 
     def flush(self) -> None:
         """Do nothing: what was taken counts when its archive is sealed."""

@@ -55,21 +55,33 @@ def covers(spans: Sequence[Span], sequence: int) -> bool:
 
 
 def archives_in(directory: Path, owner: str) -> list[Archive]:
-    """Return the whole archives of a run, the oldest first."""
-    found = [archive for path in directory.glob("*.zip") if (archive := _read(path, owner)) is not None]
+    """Return the whole archives of a run, the oldest first; damaged ones are set aside."""
+    found = []
+    for path in sorted(directory.glob("*.zip")):
+        try:
+            archive = _read(path, owner)
+        except zipfile.BadZipFile as error:
+            if f"-{mark(owner)}-" in path.name:
+                logger.warning("comet_ml: %s is damaged (%s): set aside, its records come again", path, error)
+                path.replace(path.with_name(f"{path.name}.damaged"))
+        else:
+            found += [archive] if archive is not None else []
     return sorted(found, key=lambda archive: archive.number)
 
 
 def _read(path: Path, owner: str) -> Archive | None:
-    try:
-        with zipfile.ZipFile(path) as opened:
-            contents = json.loads(opened.read(CONTENTS))
-        if contents["owner"] != owner:
+    with zipfile.ZipFile(path) as opened:
+        if CONTENTS not in opened.namelist():  # not one of ours
             return None
-        return Archive(path, contents["number"], tuple((first, last) for first, last in contents["spans"]))
-    except (zipfile.BadZipFile, OSError, KeyError, ValueError, TypeError) as error:  # torn, or not one of ours
-        logger.debug("comet_ml: %s holds nothing of a run: %s", path, error)
+        contents = json.loads(opened.read(CONTENTS))
+    if contents["owner"] != owner:
         return None
+    return Archive(path, contents["number"], tuple((first, last) for first, last in contents["spans"]))
+
+
+def mark(owner: str) -> str:
+    """Return what of a run's name is in the names of its archives."""
+    return owner[:8]
 
 
 def describe_contents(owner: str, number: int, spans: Sequence[Span]) -> str:

@@ -227,7 +227,7 @@ class ArchivesSession:
             return
         number = 1 + max((archive.number for archive in self.sealed), default=0)
         contents = archives.describe_contents(self._owner, number, opened.spans)
-        target = self.directory / f"{self._plan.key}-{self._owner[:8]}-{number:04}.zip"
+        target = self.directory / f"{self._plan.key}-{archives.mark(self._owner)}-{number:04}.zip"
         try:
             unfinished = opened.finish(contents)
             archives.put_in_place(unfinished, target)

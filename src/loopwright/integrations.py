@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from loopwright.trackers.base import TrackerCallback
     from loopwright.trackers.clearml import ClearMLCallback
     from loopwright.trackers.codecarbon import CodeCarbonCallback
+    from loopwright.trackers.comet import CometCallback
     from loopwright.trackers.dagshub import DagsHubCallback
     from loopwright.trackers.dvclive import DVCLiveCallback
     from loopwright.trackers.flyte import FlyteCallback
@@ -27,6 +28,7 @@ _HOME = {
     "AzureMLCallback": "azureml",
     "ClearMLCallback": "clearml",
     "CodeCarbonCallback": "codecarbon",
+    "CometCallback": "comet",
     "DVCLiveCallback": "dvclive",
     "DagsHubCallback": "dagshub",
     "FlyteCallback": "flyte",
@@ -43,6 +45,7 @@ __all__ = [
     "AzureMLCallback",
     "ClearMLCallback",
     "CodeCarbonCallback",
+    "CometCallback",
     "DVCLiveCallback",
     "DagsHubCallback",
     "FlyteCallback",

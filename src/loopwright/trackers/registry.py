@@ -61,6 +61,7 @@ BUILT_IN = (
     Listed("azure_ml", "loopwright.trackers.azureml:AzureMLCallback", "azureml.core", instead=("azureml.mlflow",)),
     Listed("clearml", "loopwright.trackers.clearml:ClearMLCallback", "clearml"),
     Listed("codecarbon", "loopwright.trackers.codecarbon:CodeCarbonCallback", "codecarbon"),
+    Listed("comet_ml", "loopwright.trackers.comet:CometCallback", "comet_ml"),
     Listed("dagshub", "loopwright.trackers.dagshub:DagsHubCallback", "dagshub", needs=("mlflow",)),
     Listed("dvclive", "loopwright.trackers.dvclive:DVCLiveCallback", "dvclive"),
     Listed("flyte", "loopwright.trackers.flyte:FlyteCallback", "flytekit"),

@@ -60,6 +60,10 @@ class CometCallback(TrackerCallback):
         """The SDK's experiment, by the name that subclasses of transformers' callback use."""
         return self._opened().experiment
 
+    def load(self) -> None:
+        """Import the SDK, silenced."""
+        comet_sdk.sdk()
+
     def needs_training_process(self) -> str | None:
         """Return that the program has an experiment of its own, which the records have to go to."""
         # Not an `ambient_module`: transformers imports the SDK without being asked.

@@ -24,7 +24,8 @@ class Export(ProcessView):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the arguments by name, enums as plain strings, secrets as "<NAME>"; without deprecated names."""
-        return {name: mask(name) if hides_it else _plain(getattr(self, name)) for name, hides_it in _shown(type(self))}
+        kind: Any = type(self)
+        return {name: mask(name) if hides_it else _plain(getattr(self, name)) for name, hides_it in _shown(kind)}
 
     def to_json_string(self) -> str:
         """Return `to_dict` as JSON, which `from_file` reads; what JSON can't hold is written as its `repr`."""

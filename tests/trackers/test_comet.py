@@ -677,8 +677,12 @@ def test_archive_that_cannot_be_put_in_place_is_put_there_later(journal, directo
         put(*paths)
 
     given_up = []
+
+    def leave(self):
+        given_up.append(self)
+
     monkeypatch.setattr(comet_archives, "put_in_place", fails_once)
-    monkeypatch.setattr(comet_session.ArchivesSession, "leave", lambda self: given_up.append(self))
+    monkeypatch.setattr(comet_session.ArchivesSession, "leave", leave)
     monkeypatch.setattr(comet_session, "MOST_RECORDS", 4)
     journal.begin()
     journal.log(1, 4)

@@ -51,7 +51,10 @@ def test_demo_with_all_trackers_trains_as_without_any_and_says_what_is_where(tmp
     demo(plain, "none")
     everything = tmp_path / "all"
     shown = demo(everything, "all")
-    assert weights(everything) == weights(plain) != {}
+    # More of them where this was over before Comet, which stores checkpoints unless told not to, had taken them all:
+    # rotation leaves those alone.
+    assert weights(everything).items() >= weights(plain).items()
+    assert weights(plain) != {}
     with JournalReader(everything / "runs" / "digits") as reader:
         assert {attempt.status for attempt in reader.attempts()} == {Status.COMPLETED}
     _, _, table = shown.partition("Recorded")

@@ -29,6 +29,8 @@ from loopwright.trackers.registry import make_tracker
 
 logger = get_logger(__name__)
 
+_NICENESS = 5
+
 
 def sync(  # noqa: PLR0913 -- the command line's options
     output_dir: Annotated[Path, typer.Argument(help="The run's output directory.", show_default=False)],
@@ -145,4 +147,8 @@ def _make_kind() -> None:
     """Give way to the training on a machine that both want."""
     if hasattr(os, "nice"):
         with contextlib.suppress(OSError):
-            os.nice(5)
+            os.nice(_NICENESS)
+        if os.getsid(0) == os.getpid():
+            # Linux may share its time among sessions first: then that counts among a session's own processes alone.
+            with contextlib.suppress(OSError):
+                Path("/proc/self/autogroup").write_text(str(_NICENESS))

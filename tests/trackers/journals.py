@@ -51,6 +51,13 @@ class ServiceJournal:
         for step in range(first, (first if last is None else last) + 1):
             self.note(Kind.LOG, step, values or {"loss": 1 / step, "learning_rate": 1e-3, "epoch": step / 10})
 
+    def log_past(self, step: int, last: int) -> Any:
+        """Record lines of the steps from 1 to `last`; return the whereabouts of a checkpoint at `step`."""
+        self.log(1, step)
+        whereabouts = self.recorder.whereabouts()
+        self.log(step + 1, last)
+        return whereabouts
+
     def note(self, kind: Kind, step: int, values: Mapping[str, Any]) -> int:
         return self.recorder.record(kind, step, values)
 

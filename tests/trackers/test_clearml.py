@@ -354,10 +354,7 @@ def test_full_disk_loses_nothing(journal, cache, request):
 
 def test_contradiction_takes_back_what_was_shown(journal, cache):
     journal.begin()
-    for step in range(1, 9):
-        journal.log(step)
-        if step == 5:
-            whereabouts = journal.recorder.whereabouts()
+    whereabouts = journal.log_past(5, 8)
     journal.note(Kind.LOG, 8, {"train_runtime": 1.0, "train_loss": 0.5})
     journal.end(Status.FAILED)
     assert journal.deliver() is None

@@ -744,10 +744,7 @@ def test_checkpoint_larger_than_comet_takes_is_refused_and_the_rest_goes_on(jour
 @pytest.mark.parametrize("forgets", [False, True])
 def test_contradicted_points_are_taken_out_of_archives(forgets, journal, directory):
     journal.begin()
-    for step in range(1, 9):
-        journal.log(step)
-        if step == 5:
-            whereabouts = journal.recorder.whereabouts()
+    whereabouts = journal.log_past(5, 8)
     journal.end(Status.FAILED)
     journal.deliver()
     journal.begin(first_step=5, resumed_at=whereabouts)

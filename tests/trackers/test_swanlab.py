@@ -515,10 +515,7 @@ def test_abandoned_session_writes_nothing_more(journal, directory):
 
 def test_contradiction_keeps_the_first_value_and_is_said(journal, directory):
     journal.begin()
-    for step in range(1, 9):
-        journal.log(step)
-        if step == 5:
-            whereabouts = journal.recorder.whereabouts()
+    whereabouts = journal.log_past(5, 8)
     journal.end(Status.FAILED)
     journal.deliver()
     journal.begin(first_step=5, resumed_at=whereabouts)

@@ -181,10 +181,7 @@ def test_project_whose_name_trackio_refuses_is_the_usual_one(tmp_path, directory
 
 def test_contradiction_is_said_in_the_configuration(journal, directory):
     journal.begin()
-    for step in range(1, 9):
-        journal.log(step)
-        if step == 5:
-            whereabouts = journal.recorder.whereabouts()
+    whereabouts = journal.log_past(5, 8)
     journal.end(Status.FAILED)
     journal.deliver()
     journal.begin(first_step=5, resumed_at=whereabouts)

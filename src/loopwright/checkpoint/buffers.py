@@ -121,10 +121,8 @@ class Buffers:
             empty = torch.empty(0, dtype=dtype)
             group.copies.append(empty.set_(whole.untyped_storage(), offset, size, stride))
         fills = [tensor.is_contiguous() and tensor.nbytes == storage.nbytes() for tensor in tensors]
-        if True in fills:
-            group.moves.append((group.copies[fills.index(True)], fills.index(True)))
-        else:
-            group.moves.append((whole, None))
+        member = fills.index(True) if True in fills else None
+        group.moves.append((whole if member is None else group.copies[member], member))
         return group
 
     def _take(self, size: int, group: _Group) -> torch.Tensor:

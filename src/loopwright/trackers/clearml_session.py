@@ -46,8 +46,6 @@ class Session:
         is_programs: Whether the program, or an agent, began it: then it is not ended here.
     """
 
-    is_online: bool
-
     def __init__(self, task: Any, *, is_programs: bool) -> None:
         self.task = task
         self.is_programs = is_programs
@@ -117,8 +115,6 @@ class Session:
 
 class OfflineSession(Session):
     """A task in a folder."""
-
-    is_online = False
 
     def __init__(self, task: Any, folder: OfflineFolder, *, is_programs: bool) -> None:
         super().__init__(task, is_programs=is_programs)
@@ -196,8 +192,6 @@ class OfflineSession(Session):
 
 class OnlineSession(Session):
     """A task on a server. A point with the same name and step replaces the one before, so repetition does no harm."""
-
-    is_online = True
 
     def __init__(self, task: Any, *, is_programs: bool) -> None:
         super().__init__(task, is_programs=is_programs)

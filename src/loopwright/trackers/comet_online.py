@@ -63,8 +63,6 @@ class OnlineSession:
         TrackerError: the server doesn't answer, or refuses.
     """
 
-    is_programs = False
-
     def __init__(self, api_key: str, plan: Plan, directory: Path) -> None:
         from comet_ml.connection.connection_factory import get_rest_api_client, get_rest_server_connection
 

@@ -137,8 +137,6 @@ class ArchivesSession:
         plan: What the experiment is.
     """
 
-    is_programs = False
-
     def __init__(self, directory: Path, owner: str, plan: Plan) -> None:
         self.directory = directory
         self._owner = owner
@@ -264,8 +262,6 @@ class ArchivesSession:
 
 class ProgramsSession:
     """The experiment that the program has begun: it is used, and left open."""
-
-    is_programs = True
 
     def __init__(self, experiment: Any, plan: Plan) -> None:
         self.experiment = experiment

@@ -51,7 +51,7 @@ class DagsHubCallback(MLflowCallback):
     """
 
     name: ClassVar[str] = "dagshub"
-    sdk_modules: ClassVar[tuple[str, ...]] = ("mlflow", "mlflow.tracking.fluent", "dagshub")
+    sdk_modules: ClassVar[tuple[str, ...]] = (*MLflowCallback.sdk_modules, "dagshub")
     variables: ClassVar[tuple[str, ...]] = (
         *MLflowCallback.variables,
         "HF_DAGSHUB_LOG_ARTIFACTS",

@@ -121,8 +121,8 @@ class Buffers:
             empty = torch.empty(0, dtype=dtype)
             group.copies.append(empty.set_(whole.untyped_storage(), offset, size, stride))
         fills = [tensor.is_contiguous() and tensor.nbytes == storage.nbytes() for tensor in tensors]
-        member = fills.index(True) if True in fills else None
-        group.moves.append((whole if member is None else group.copies[member], member))
+        filling = fills.index(True) if True in fills else None
+        group.moves.append((whole if filling is None else group.copies[filling], filling))
         return group
 
     def _take(self, size: int, group: _Group) -> torch.Tensor:

@@ -67,11 +67,13 @@ class Workspace:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
+        import mlflow
         from mlflow.server import handlers
 
         self._server.shutdown()
         self._server.server_close()
         handlers._tracking_store = None
+        mlflow.set_tracking_uri(None)  # the handlers had set it to their database, for the whole process
 
     def environment(self) -> dict[str, str]:
         """Return the variables that a job has for MLflow."""

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from loopwright.checkpoint.verify import find_damage
+from loopwright.errors import CheckpointNotFound
 from loopwright.trackers.flyte import FlyteCallback
 from loopwright.trackers.flyte_deck import render
 from loopwright.trackers.placement import place
-from tests.trackers.trainings import build
+from tests.trackers.trainings import build, same_weights
 
 ROOT = Path(__file__).parents[2]
 # As a cluster does: each attempt is a process of its own, whose task is told where the one before kept its checkpoint.
@@ -24,6 +25,7 @@ from pathlib import Path
 from flytekit import FlyteContextManager, current_context, task
 from flytekit.core.checkpointer import SyncCheckpoint
 from loopwright import TrainerCallback
+from loopwright.checkpoint.verify import find_damage
 from loopwright.integrations import FlyteCallback
 from tests.trackers.trainings import build
 
@@ -33,7 +35,7 @@ class Stop(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == int(STOP_AT):
             until = time.monotonic() + 60
-            while not (Path(DESTINATION) / "checkpoint-5" / "manifest.json").exists() and time.monotonic() < until:
+            while find_damage(Path(DESTINATION) / "checkpoint-5") and time.monotonic() < until:
                 time.sleep(0.05)
             print("here", flush=True)
             time.sleep(600)
@@ -77,24 +79,65 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, errors
 
 
-def test_interrupted_task_goes_on_from_its_checkpoint_as_if_nothing_had_happened(tmp_path):
+def left_in(destination: Path | str) -> list[str]:
+    """Return the names of what an attempt left for the next; that it is one's is said beside them."""
+    names = sorted(path.name for path in Path(destination).iterdir())
+    names.remove("loopwright_attempt.json")
+    return names
+
+
+def test_interrupted_task_goes_on_from_its_checkpoint_as_if_nothing_had_happened(tmp_path, without_trackers):
     import torch
 
-    whole = start(tmp_path, "whole")
-    first = start(tmp_path, "first", stop_at=8)
-    assert "here\n" in iter(first.stdout.readline, "")
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate(timeout=30)
-    assert [path.name for path in (tmp_path / "cp-first").iterdir()] == ["checkpoint-5"]
-    finish(start(tmp_path, "second", source=str(tmp_path / "cp-first")))
-    finish(whole)
-    one, other = (torch.load(tmp_path / f"out-{name}" / "final.pt", weights_only=True) for name in ("second", "whole"))
-    assert all(torch.equal(one[name], other[name]) for name in other)
+    before = ""
+    for number in range(2):  # the second ends before it has a checkpoint of its own
+        attempt = start(tmp_path, str(number), source=before, stop_at=8)
+        assert "here\n" in iter(attempt.stdout.readline, "")
+        os.kill(attempt.pid, signal.SIGKILL)
+        attempt.communicate(timeout=30)
+        before = str(tmp_path / f"cp-{number}")
+        assert left_in(before) == ["checkpoint-5"]
+    finish(start(tmp_path, "last", source=before))
+    last = torch.load(tmp_path / "out-last" / "final.pt", weights_only=True)
+    assert same_weights(list(last.values()), without_trackers)
     # The newest two are kept, each whole; nothing else was left beside the training's own files.
-    copied = sorted(path.name for path in (tmp_path / "cp-second").iterdir())
+    copied = left_in(tmp_path / "cp-last")
     assert copied == ["checkpoint-10", "checkpoint-12"]
-    assert [find_damage(tmp_path / "cp-second" / name) for name in copied] == [[], []]
-    assert not list((tmp_path / "out-second").glob("flyte-*"))
+    assert [find_damage(tmp_path / "cp-last" / name) for name in copied] == [[], []]
+    assert not list((tmp_path / "out-last").glob("flyte-*"))
+
+
+def test_attempt_after_one_that_left_no_whole_copy_begins_anew(tmp_path, monkeypatch, caplog):
+    from flytekit import FlyteContextManager
+    from flytekit.core.checkpointer import SyncCheckpoint
+
+    class Lost(SyncCheckpoint):
+        """Is interrupted inside the first checkpoint's copy, when its manifest and one more file are there."""
+
+        def save(self, cp):
+            folder = next(Path(cp).glob("checkpoint-*"), None)
+            for file in () if folder is None else sorted(folder.iterdir())[3:]:
+                file.unlink()
+            super().save(cp)
+            if folder is not None and len(list(folder.iterdir())) > 1:
+                raise OSError("the machine is gone")
+
+    checkpoint = Lost(str(tmp_path / "cp"))
+    context = FlyteContextManager.current_context()
+    parameters = context.user_space_params.builder()
+    parameters.checkpoint = checkpoint
+    state = context.new_execution_state().with_params(user_space_params=parameters.build())
+    with FlyteContextManager.with_context(context.with_execution_state(state)):
+        build(tmp_path / "out", callbacks=[FlyteCallback(save_log_history=False)], tracker_close_timeout=2).train()
+    assert find_damage(tmp_path / "cp" / "checkpoint-5") != []
+    again = build(tmp_path / "again")
+    checkpoint = SyncCheckpoint(str(tmp_path / "cp-again"), str(tmp_path / "cp"))
+    again.train(resume_from_checkpoint=checkpoint.restore())
+    assert again.state.global_step == 12
+    assert "the attempt before left no whole checkpoint" in caplog.text
+    (tmp_path / "cp" / "loopwright_attempt.json").unlink()
+    with pytest.raises(CheckpointNotFound, match="holds no whole checkpoint"):
+        build(tmp_path / "other").train(resume_from_checkpoint=tmp_path / "cp")
 
 
 def test_deck_is_made_by_a_real_run_of_a_task(tmp_path, monkeypatch):

@@ -37,6 +37,9 @@ LOOPWRIGHT_STATE_NAME = "loopwright_state.json"
 TRAINING_ARGS_NAME = "training_args.json"
 MANIFEST_NAME = "manifest.json"
 
+# Beside checkpoints that one attempt of a retried task leaves for the next: where none is whole, that one begins anew.
+ATTEMPT_NAME = "loopwright_attempt.json"
+
 # In the order in which they are looked for; the first one found is read.
 WEIGHTS_NAMES = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, PICKLED_WEIGHTS_NAME, PICKLED_WEIGHTS_INDEX_NAME)
 # What PEFT writes in their place.

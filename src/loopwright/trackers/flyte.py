@@ -4,15 +4,20 @@ A Flyte task knows itself by context variables of the thread that it runs on. So
 process, whose thread it asks when training begins; checkpoints are copied on a thread of its own, in a copy of that
 context. In the task's checkpoint they lie side by side, each in a folder of its own:
 
-    <task's checkpoint>/checkpoint-40/    <task's checkpoint>/checkpoint-60/
+    <task's checkpoint>/checkpoint-40/
+    <task's checkpoint>/checkpoint-60/
+    <task's checkpoint>/loopwright_attempt.json
 
 An interruption in the middle of a copy then leaves the one before whole, and
-`train(resume_from_checkpoint=cp.restore())` takes the newest that is.
+`train(resume_from_checkpoint=cp.restore())` takes the newest that is. The file beside them says that they are an
+attempt's, so that after one that left none the next begins anew. An attempt is handed what the one before it left, and
+no more: so the checkpoint that it goes on from is the first that it copies.
 """
 
 from __future__ import annotations
 
 import contextvars
+import json
 import shutil
 import sys
 import tempfile
@@ -23,6 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from loopwright._support.extras import is_installed, require_installed
 from loopwright._support.files import link_or_copy
 from loopwright._support.log import get_logger, warn_once
+from loopwright.checkpoint.layout import ATTEMPT_NAME, MANIFEST_NAME, step_of
 from loopwright.errors import TrackerError, describe
 from loopwright.records import Record
 from loopwright.trackers.base import TrackerCallback
@@ -100,27 +106,41 @@ class FlyteCallback(TrackerCallback):
     def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
         """Say where checkpoints go."""
         self.show_at(self._destination() if self.sync_checkpoints else f'the deck "{DECK_NAME}"')
+        if self.sync_checkpoints:
+            self._task().run(self._say_whose)
 
     def write(self, records: Sequence[Record]) -> None:
         """Take nothing: the deck is made of the whole history."""
 
     def save_artifact(self, path: Path, record: Record) -> None:
         """Copy a checkpoint, and let those go that are older than the one before."""
+        self._task().run(self._copy, path)
+
+    def _task(self) -> contextvars.Context:
         if self._context is None:
             raise TrackerError("FlyteCallback is not open")
-        self._context.run(self._copy, path)
+        return self._context
+
+    def _say_whose(self) -> None:
+        """Let the next attempt know what it finds, and that it may find no checkpoint."""
+        with tempfile.TemporaryDirectory(prefix="flyte-") as above:
+            (Path(above) / ATTEMPT_NAME).write_text(json.dumps({"run": self._run_to_show().id}) + "\n")
+            self.cp.save(Path(above))
 
     def _copy(self, path: Path) -> None:
-        """Copy a checkpoint as a folder in the task's checkpoint: the SDK copies what a folder holds."""
+        """Copy a checkpoint as a folder in the task's checkpoint: the SDK copies what a folder holds, in any order."""
         with tempfile.TemporaryDirectory(prefix="flyte-", dir=path.parent) as above:
-            shutil.copytree(path, Path(above) / path.name, copy_function=link_or_copy)
-            self.cp.save(Path(above))
+            first, whole = (Path(above) / part / path.name for part in ("first", "whole"))
+            if (path / MANIFEST_NAME).exists():  # by it a copy that is cut short is known as one
+                first.mkdir(parents=True)
+                link_or_copy(path / MANIFEST_NAME, first / MANIFEST_NAME)
+                self.cp.save(first.parent)
+            shutil.copytree(path, whole, copy_function=link_or_copy)
+            self.cp.save(whole.parent)
         self._let_older_ones_go()
 
     def _let_older_ones_go(self) -> None:
         from flytekit import FlyteContextManager
-
-        from loopwright.checkpoint.layout import step_of
 
         destination = self._destination()
         try:

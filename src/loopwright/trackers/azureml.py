@@ -71,7 +71,6 @@ class AzureMLCallback(TrackerCallback):
     _session: RunSession | PlainSession | None = None
     _mlflow: MLflowCallback | None = None
     _is_ours: bool = False  # a trial's run, which nobody else ends
-    _must_resend: bool = False
     _settled: int = 0
 
     def __init__(self, azureml_run: Any = None) -> None:
@@ -141,10 +140,7 @@ class AzureMLCallback(TrackerCallback):
             self._open_mlflow(args, state, model, **kwargs)
             return
         session = self._session = self._find(run)
-        has_moved = self.standing.confirmed > 0 and reference.get("azureml_run_id") != session.run_id
-        # Remembered until the first number is written: a kill may come before delivery has gone back.
-        self._must_resend = has_moved or bool(reference.get("must_resend"))
-        self.standing.remember({"azureml_run_id": session.run_id, "must_resend": self._must_resend})
+        self.settle_at({"azureml_run_id": session.run_id})
         self.show_at(session.address)
         if isinstance(session, RunSession):
             session.set_tags(origin(run, "loopwright."))
@@ -195,18 +191,15 @@ class AzureMLCallback(TrackerCallback):
         """Return 0 where this run is not the one that has got the records so far."""
         if self._mlflow is not None:
             return self._mlflow.recover()
-        return 0 if self._must_resend else None
+        return super().recover()
 
     def write(self, records: Sequence[Record]) -> None:
         """Log numbers; texts stay in the journal."""
         if self._mlflow is not None:
-            self._mlflow.write(records)
+            self._mlflow.deliver(records)
             return
         session, run = self._opened(), self._run_to_show()
-        if self._must_resend:
-            self._must_resend = False
-            self._settled = 0
-            self.standing.remember({"must_resend": False})
+        self._settled = min(self._settled, records[0].sequence - 1)  # they may come again
         session.log([point for record in records for point in sessions.points_of(run.id, record)])
 
     def confirmed(self) -> int:

@@ -16,7 +16,7 @@ what remains: how to open a run, how to write points, what is durable, how to en
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -80,6 +80,7 @@ class TrackerCallback(TrainerCallback):
     recorded_environment: dict[str, str] | None = None
     _initialized: bool = False
     _written: int = 0
+    _must_resend: bool = False
     _reporting: Reporting | None = None
     _live: tuple[Any, Any, Any] | None = None  # args, state and model, in the training process
 
@@ -127,7 +128,7 @@ class TrackerCallback(TrainerCallback):
 
     def recover(self) -> int | None:
         """Return the step from which records have to come again, as the service lost them; None where it has all."""
-        return None
+        return 0 if self._must_resend else None
 
     def confirmed(self) -> int:
         """Return the number of the last record that a kill can't take any more."""
@@ -184,6 +185,9 @@ class TrackerCallback(TrainerCallback):
 
     def _write_some(self, points: Sequence[Record]) -> None:
         if points:
+            if self._must_resend:
+                self._must_resend = False
+                self.standing.remember({"must_resend": False})
             self.write(points)
             self._written = points[-1].sequence
 
@@ -195,6 +199,18 @@ class TrackerCallback(TrainerCallback):
             self.save_artifact(path, record)
         else:
             logger.warning("%s: %s is gone and can't be taken", self.sink_name or self.name, path)
+
+    def settle_at(self, where: Mapping[str, Any], *, has_lost: bool = False) -> None:
+        """Remember which of the service's runs it is. All records come again where that was another, or has lost some.
+
+        For `setup`, where the service can't say itself which records it holds.
+        """
+        reference = self.standing.reference
+        has_moved = any(reference.get(name) != value for name, value in where.items())
+        # Remembered until the first is written: a kill may come before delivery has gone back.
+        must_resend = has_moved or has_lost or bool(reference.get("must_resend"))
+        self._must_resend = must_resend and not self.standing.is_new
+        self.standing.remember({**where, "must_resend": self._must_resend})
 
     def show_at(self, where: object) -> None:
         """Say where people find the run: an address, or a path. It is shown when the training ends."""

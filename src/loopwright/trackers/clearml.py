@@ -64,7 +64,6 @@ class ClearMLCallback(TrackerCallback):
     stays_here: ClassVar[tuple[str, ...]] = ("_session",)
 
     _session: Session | None = None
-    _must_resend: bool = False
 
     def __init__(self) -> None:
         require_installed("clearml", extra="clearml", purpose="ClearMLCallback")
@@ -105,12 +104,9 @@ class ClearMLCallback(TrackerCallback):
             session.make_current()
         is_same = all(reference.get(name) == text for name, text in session.where.items())
         place = Place(*reference.get("place", ())) if is_same else Place()
-        has_all = session.look_back(place)
-        # Remembered until the first point is written: a kill may come before delivery has gone back.
-        self._must_resend = self.standing.confirmed > 0 and not (
-            has_all and is_same and "place" in reference and not reference.get("must_resend")
-        )
-        self.standing.remember({**session.where, "place": list(place), "must_resend": self._must_resend})
+        has_all = session.look_back(place) and "place" in reference
+        self.settle_at(session.where, has_lost=not has_all)
+        self.standing.remember({"place": list(place)})
         self.show_at(session.shown_at)
         self._describe(session, run)
 
@@ -175,15 +171,10 @@ class ClearMLCallback(TrackerCallback):
 
     # Records
 
-    def recover(self) -> int | None:
-        """Return 0 where this task is not the one that has got the records so far, or has lost some."""
-        return 0 if self._must_resend else None
-
     def write(self, records: Sequence[Record]) -> None:
         """Hand over numbers; texts stay in the journal."""
         place = self._opened().write([(record, _events(record)) for record in records])
-        self._must_resend = False
-        self.standing.remember({"place": list(place), "must_resend": False})
+        self.standing.remember({"place": list(place)})
 
     def confirmed(self) -> int:
         """Return the last record: `write` ends when the file holds it, or the server has answered."""

@@ -50,7 +50,6 @@ class CometCallback(TrackerCallback):
     stays_here: ClassVar[tuple[str, ...]] = ("_session",)
 
     _session: Session | None = None
-    _must_resend: bool = False
 
     def __init__(self) -> None:
         require_installed("comet_ml", extra="comet_ml", purpose="CometCallback")
@@ -100,10 +99,7 @@ class CometCallback(TrackerCallback):
             if where["mode"] == "offline":
                 where["directory"] = str(self._directory(run))
             self._session = self._begin(run, key, is_online=where["mode"] == "online")
-        # Remembered until the first point is written: a kill may come before delivery has gone back.
-        is_less = any(reference.get(name) != text for name, text in where.items()) or self._lacks_archives()
-        self._must_resend = self.standing.confirmed > 0 and (is_less or bool(reference.get("must_resend")))
-        self.standing.remember({**where, "must_resend": self._must_resend})
+        self.settle_at(where, has_lost=self._lacks_archives())
         self._remember_archives()
 
     def _begin(self, run: Run, key: str, *, is_online: bool) -> ArchivesSession | OnlineSession:
@@ -191,16 +187,9 @@ class CometCallback(TrackerCallback):
 
     # Records
 
-    def recover(self) -> int | None:
-        """Return 0 where this experiment is not the one that has got the records so far, or an archive is gone."""
-        return 0 if self._must_resend else None
-
     def write(self, records: Sequence[Record]) -> None:
         """Log numbers; texts stay in the journal."""
         session = self._opened()
-        if self._must_resend:
-            self._must_resend = False
-            self.standing.remember({"must_resend": False})
         for record in records:
             epoch = record.values.get("epoch")
             epoch = as_float(epoch) if isinstance(epoch, (int, float)) else None

@@ -78,7 +78,6 @@ class DVCLiveCallback(TrackerCallback):
     _files: files.MetricFiles | None = None
     _names: dict[str, str]  # as they are logged -> as DVCLive gets them
     _rows: dict[str, files.Row]  # the newest of each
-    _must_resend: bool = False
     _show_at: float = 0.0
 
     def __init__(self, live: Any = None, log_model: Literal["all"] | bool | None = None, **kwargs: Any) -> None:
@@ -143,11 +142,8 @@ class DVCLiveCallback(TrackerCallback):
         self.live.log_params(files.plain_parameters(run.parameters) | {"loopwright": _describe(run, Status.RUNNING)})
 
     def _note_deletion(self) -> None:
-        """Find out whether files were deleted; remembered until delivery has gone back, as a kill may come before."""
-        is_gone = not self.standing.is_new and not self._open_files().are_there(self._names.values())
-        self._must_resend = is_gone or bool(self.standing.reference.get("must_resend"))
-        if self._must_resend:
-            self.standing.remember({"must_resend": True})
+        """Find out whether files were deleted: then all comes again."""
+        self.settle_at({}, has_lost=not self._open_files().are_there(self._names.values()))
 
     def _open_files(self) -> files.MetricFiles:
         if self._files is None:
@@ -235,18 +231,11 @@ class DVCLiveCallback(TrackerCallback):
         self._names = {name: fitting for name, fitting in self._names.items() if fitting in self._rows}
         self.standing.remember({"names": self._names})
 
-    def recover(self) -> int | None:
-        """Return 0 where somebody has deleted files: all comes again."""
-        return 0 if self._must_resend else None
-
     # Records
 
     def write(self, records: Sequence[Record]) -> None:
         """Log numbers: DVCLive writes each to its file at once."""
         live = self._open_live()
-        if self._must_resend:
-            self._must_resend = False
-            self.standing.remember({"must_resend": False})
         self._check_files(list(self._rows))
         lines = [(record.step, dict(numbers(record.values))) for record in records]
         self._name_all([name for _, line in lines for name in line])

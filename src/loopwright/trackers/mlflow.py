@@ -79,7 +79,6 @@ class MLflowCallback(TrackerCallback):
     _service: MLflowService | None = None
     _service_run: Any = None
     _is_programs_run: bool = False  # then it is not ours to begin or end
-    _must_resend: bool = False
     _is_cut: bool = False  # whether the run lacks some of the parameters' text
     _has_renamed: bool = False
     _last_time: float | None = None
@@ -112,15 +111,12 @@ class MLflowCallback(TrackerCallback):
 
     def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
         """Find or make MLflow's run; log tags and parameters."""
-        run, reference = self._run_to_show(), self.standing.reference
+        run = self._run_to_show()
         uri = self._choose_uri()
         self._service = self._connect(uri)
         self._service_run = self._settle_on_run(self._service, run)
-        has_moved = self.standing.confirmed > 0 and reference.get("mlflow_run_id") != self._run_id
-        # Remembered until the first point is written: a kill may come before delivery has gone back.
-        self._must_resend = has_moved or bool(reference.get("must_resend"))
-        own = {"is_programs_run": self._is_programs_run, "must_resend": self._must_resend}
-        self.standing.remember({"mlflow_run_id": self._run_id, **own})
+        self.settle_at({"mlflow_run_id": self._run_id})
+        self.standing.remember({"is_programs_run": self._is_programs_run})
         self.show_at(f"{without_password(uri)} (run {self._run_id})")
         self._describe(self._service, run)
 
@@ -261,16 +257,9 @@ class MLflowCallback(TrackerCallback):
 
     # Records
 
-    def recover(self) -> int | None:
-        """Return 0 where this run is not the one that has got the records so far."""
-        return 0 if self._must_resend else None
-
     def write(self, records: Sequence[Record]) -> None:
         """Log numbers; texts stay in the journal."""
         service = self._open_service()
-        if self._must_resend:
-            self._must_resend = False
-            self.standing.remember({"must_resend": False})
         try:
             service.log_points(self._run_id, [point for record in records for point in self._points(record)])
         except Refused:

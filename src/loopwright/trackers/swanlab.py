@@ -68,7 +68,6 @@ class SwanLabCallback(TrackerCallback):
     stays_here: ClassVar[tuple[str, ...]] = ("_session",)
 
     _session: Session | None = None
-    _must_resend: bool = False
 
     def __init__(self) -> None:
         require_installed("swanlab", extra="swanlab", purpose="SwanLabCallback")
@@ -105,11 +104,9 @@ class SwanLabCallback(TrackerCallback):
             self._session = Session(sessions.begin(self._choose(run)), is_programs=False)
         service_run = self._session.run
         where = {"swanlab_id": service_run.id, "mode": service_run.mode, "log_dir": str(self._session.log_dir)}
-        is_less = len(kept) < len(folders) or any(reference.get(name) != text for name, text in where.items())
-        # Remembered until the first point is written: a kill may come before delivery has gone back.
-        self._must_resend = self.standing.confirmed > 0 and (is_less or bool(reference.get("must_resend")))
+        self.settle_at(where, has_lost=len(kept) < len(folders))
         here = [] if self._session.is_online else [*map(str, kept), str(Path(service_run.dir).absolute())]
-        self.standing.remember({**where, "folders": list(dict.fromkeys(here)), "must_resend": self._must_resend})
+        self.standing.remember({"folders": list(dict.fromkeys(here))})
         self.show_at(service_run.url if self._session.is_online else f"{service_run.dir} (`swanlab sync` sends it)")
         service_run.config.update({**run.parameters, **self._origin(run)})
 
@@ -200,16 +197,9 @@ class SwanLabCallback(TrackerCallback):
 
     # Records
 
-    def recover(self) -> int | None:
-        """Return 0 where this run is not the one that has got the records so far, or somebody has deleted its files."""
-        return 0 if self._must_resend else None
-
     def write(self, records: Sequence[Record]) -> None:
         """Hand over numbers; texts stay in the journal."""
         session = self._opened()
-        if self._must_resend:
-            self._must_resend = False
-            self.standing.remember({"must_resend": False})
         for record in records:
             session.write(record, _values(record))
 

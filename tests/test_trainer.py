@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -365,6 +366,48 @@ def test_batch_eval_metrics_are_summed_up_by_the_function(build):
     trainer = build(eval_data=make_data(10), parts={"compute_metrics": measure}, **options)
     assert trainer.evaluate()["eval_batches"] == 3
     assert calls == [(4, False), (4, False), (2, True)]
+
+
+def test_torchmetrics_get_every_batch_and_nothing_is_kept_for_them(build, monkeypatch):
+    from torchmetrics import MetricCollection
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassRecall
+
+    taken = []
+    monkeypatch.setattr("loopwright.loop.gather.OutputCollector.add", lambda *args: taken.append(args))
+    rows = make_data(11)
+    options = {"eval_data": rows, "per_device_eval_batch_size": 4}
+
+    def measured(metric, **more):
+        trainer = build(**options, **more, parts={"compute_metrics": metric})
+        trainer.evaluate()  # is not counted twice
+        found = trainer.evaluate()
+        return {name: value for name, value in found.items() if "acc" in name or "recall" in name}, trainer
+
+    alone, trainer = measured(MulticlassAccuracy(2, average="micro"))
+    with torch.no_grad():
+        chosen = trainer.model(torch.stack([row["x"] for row in rows]))["logits"].argmax(-1)
+    right = [int(choice) == row["labels"] for choice, row in zip(chosen, rows, strict=True)]
+    assert alone == {"eval_multiclass_accuracy": pytest.approx(sum(right) / 11)}
+    several = MetricCollection(
+        {"acc": MulticlassAccuracy(2, average="micro"), "recall": MulticlassRecall(2, average=None)}
+    )
+    found, _ = measured(several, batch_eval_metrics=True)
+    assert list(found) == ["eval_acc", "eval_recall_0", "eval_recall_1"]
+    assert found["eval_acc"] == alone["eval_multiclass_accuracy"]
+    assert all(type(value) is float for value in found.values())
+    assert taken == []
+    monkeypatch.undo()
+    assert trainer.predict(rows).predictions.shape == (11, 2)
+
+
+def test_outputs_go_to_files_where_asked_and_are_the_same(build, tmp_path):
+    rows, spill = make_data(11), tmp_path / "spill"
+    spill.mkdir()
+    usual = build(eval_data=rows, per_device_eval_batch_size=4).predict(rows).predictions
+    spilled = build(eval_data=rows, per_device_eval_batch_size=4, eval_spill_dir=str(spill)).predict(rows).predictions
+    assert np.array_equal(usual, spilled)
+    assert any(str(spill) in line for line in Path("/proc/self/maps").read_text().splitlines())
+    assert list(spill.iterdir()) == []
 
 
 # Ways to compute

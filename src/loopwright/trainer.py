@@ -75,7 +75,8 @@ class Trainer:
         processing_class: Tokenizer or processor, saved with the model and handed to callbacks.
         model_init: Makes the model instead of `model`, anew for every `train()`.
         compute_loss_func: `(outputs, labels, num_items_in_batch) -> loss`.
-        compute_metrics: `EvalPrediction -> dict`.
+        compute_metrics: `EvalPrediction -> dict`; or a `torchmetrics` metric or collection, which gets logits and
+            labels batch by batch, where they are.
         callbacks: Classes or instances, run in this order after the default ones.
         optimizers: Optimizer and scheduler ready made; either may be None.
         optimizer_cls_and_kwargs: Optimizer class and its arguments, instead of those that `args` names.
@@ -104,7 +105,7 @@ class Trainer:
         processing_class: Any = None,
         model_init: Callable[..., nn.Module] | None = None,
         compute_loss_func: Callable[..., torch.Tensor] | None = None,
-        compute_metrics: Callable[..., dict[str, float]] | None = None,
+        compute_metrics: Any = None,
         callbacks: list[Any] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,

@@ -86,6 +86,7 @@ _OTHER_VALUES: dict[str, Any] = {
     "prediction_loss_only": True,
     "eval_accumulation_steps": 6,
     "eval_do_concat_batches": False,
+    "eval_spill_dir": "spill",
     "include_for_metrics": ["inputs", "loss"],
     "batch_eval_metrics": True,
     "save_total_limit": 2,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from transformers.trainer_pt_utils import EvalLoopContainer
 
 from loopwright.errors import DataError
 from loopwright.loop.gather import OutputCollector
+from loopwright.loop.growing import GrowingArray
+from tests.trackers.disks import mount_small_disk
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -141,17 +145,64 @@ def test_outputs_that_want_gradients_or_are_none_or_named_are_taken():
     assert (collected.left.tolist(), collected.right) == ([2, 2], None)
 
 
-def test_batches_are_copied_a_fixed_number_of_times(monkeypatch):
-    joined = []
-    concatenate = np.concatenate
-    monkeypatch.setattr(np, "concatenate", lambda arrays: joined.append(len(arrays)) or concatenate(arrays))
-    collector = OutputCollector()
+@pytest.mark.parametrize("directory", [None, "here"])
+@pytest.mark.parametrize(("num_rows", "most"), [(400, 1), (None, 10)])
+def test_room_is_made_once_where_the_number_is_known_and_seldom_elsewhere(
+    num_rows, most, directory, monkeypatch, tmp_path
+):
+    made = []
+    reserve = GrowingArray._reserve
+    monkeypatch.setattr(GrowingArray, "_reserve", lambda room, size: made.append(size) or reserve(room, size))
+    collector = OutputCollector(num_rows=num_rows, directory=directory and tmp_path)
     for number in range(200):
-        collector.add({"a": torch.ones(2, 3), "b": torch.ones(1)})
-        if number % 3 == 0:
-            collector.to_cpu()
-    collector.arrays()
-    assert joined == [200, 200]
+        collector.add(torch.full((2, 3), number))
+    assert len(made) <= most * (1 if directory is None else 3)
+    assert collector.arrays()[:, 0].tolist() == [number for number in range(200) for _ in range(2)]
+    assert list(tmp_path.iterdir()) == [], "the file has no name"
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux")
+@pytest.mark.parametrize("num_rows", [20_000, None])
+@pytest.mark.parametrize("widths", [[1000], [990, 1000, 980]], ids=["even", "ragged"])
+def test_memory_is_that_of_the_outputs_and_little_more(num_rows, widths):
+    collector = OutputCollector(num_rows=num_rows)
+    batches = [torch.ones(100, width) for width in widths]
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
+    before = peak_megabytes()
+    for number in range(200):
+        collector.add(batches[number % len(batches)])
+    assert collector.arrays().shape == (20_000, 1000)
+    assert peak_megabytes() - before < 80 + 30
+
+
+def peak_megabytes() -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1000
+
+
+def test_ragged_rows_are_filled_up_also_where_there_are_many_and_more_come(tmp_path):
+    collector, expected = OutputCollector(directory=tmp_path), []
+    for part in range(2):
+        for width in (3, 1, 5 + part):
+            rows = torch.randn(1500, width)
+            collector.add(rows)
+            expected.append(rows)
+        widest = max(rows.shape[1] for rows in expected)
+        padded = [torch.nn.functional.pad(rows, (0, widest - rows.shape[1]), value=-100) for rows in expected]
+        found = collector.arrays()
+        assert np.array_equal(found, torch.cat(padded))
+    assert found.base is not None
+
+
+def test_full_or_missing_disk_is_an_error_that_names_the_argument(tmp_path, request):
+    with pytest.raises(DataError, match=r"eval_spill_dir='.*/none': no file can be made there: No such file"):
+        OutputCollector(directory=tmp_path / "none").add(torch.ones(1))
+    mount_small_disk(request, tmp_path, "1m")
+    collector = OutputCollector(directory=tmp_path)
+    collector.add(torch.ones(1000))
+    with pytest.raises(DataError, match=r"eval_spill_dir='.*' has no room for \d+ MB: No space left"):
+        collector.add(torch.ones(300_000))
 
 
 @pytest.mark.parametrize(

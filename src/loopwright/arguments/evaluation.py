@@ -18,6 +18,10 @@ class EvaluationArguments:
     eval_do_concat_batches: bool = True
     """Join the batches' outputs into one array; otherwise hand them over as lists, batch by batch."""
 
+    eval_spill_dir: str | None = None
+    """Loopwright's own: the directory where joined outputs are kept, in files that are gone with the process, for an
+    evaluation or a prediction whose outputs the memory can't hold; None keeps them in memory."""
+
     eval_use_gather_object: bool = False
     """Refused: gathering arbitrary objects from all processes."""
 
@@ -26,4 +30,4 @@ class EvaluationArguments:
 
     batch_eval_metrics: bool = False
     """Call `compute_metrics` after every batch, the last time with `compute_result=True`, instead of once at the
-    end with everything in memory."""
+    end with everything in memory. A `torchmetrics` object is updated with every batch whatever this says."""

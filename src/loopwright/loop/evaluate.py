@@ -12,6 +12,7 @@ from loopwright._support.log import get_logger
 from loopwright.data.loaders import find_batch_size, has_length
 from loopwright.data.waiting import end_workers, poll_while_waiting
 from loopwright.loop.gather import OutputCollector
+from loopwright.loop.metric_objects import BatchwiseMetric, is_metric_object
 from loopwright.loop.metrics import plain_values, with_prefix
 from loopwright.loop.pausing import Paused
 from loopwright.outputs import EvalLoopOutput, EvalPrediction
@@ -47,14 +48,13 @@ class EvaluationLoop:
         self.ignore_keys = ignore_keys
         self.prefix = prefix
         args = trainer.args
-        self.keeps_outputs = for_prediction or not args.batch_eval_metrics
+        self.metric: BatchwiseMetric | None = None
+        measures_batches = args.batch_eval_metrics or is_metric_object(trainer.compute_metrics)
+        self.keeps_outputs = for_prediction or not measures_batches
         self.wants_inputs = "inputs" in args.include_for_metrics
         self.losses: list[torch.Tensor] = []
         self.sizes: list[int] = []
-        concatenate = args.eval_do_concat_batches
-        self.predictions = OutputCollector(concatenate=concatenate)
-        self.labels = OutputCollector(concatenate=concatenate)
-        self.inputs = OutputCollector(concatenate=concatenate)
+        self.predictions = self.labels = self.inputs = OutputCollector()  # until it is known how much there will be
         self.batches: Any = ()
         self.metrics: dict[str, Any] | None = None
 
@@ -64,6 +64,10 @@ class EvaluationLoop:
         was_training = model.training
         model.eval()
         trainer.callback_handler.eval_dataloader = loader
+        dataset = getattr(loader, "dataset", None)
+        self.predictions, self.labels, self.inputs = self._collectors(len(dataset) if has_length(dataset) else None)
+        if is_metric_object(trainer.compute_metrics):
+            self.metric = BatchwiseMetric(trainer.compute_metrics, trainer.args.device)
         try:
             self._go_through(model, loader)
         except Paused:
@@ -72,7 +76,12 @@ class EvaluationLoop:
         finally:
             if trainer.is_in_train and was_training:
                 model.train()
-        return self._output(getattr(loader, "dataset", None))
+        return self._output(dataset)
+
+    def _collectors(self, num_rows: int | None) -> tuple[OutputCollector, OutputCollector, OutputCollector]:
+        args = self.trainer.args
+        asked = {"concatenate": args.eval_do_concat_batches, "num_rows": num_rows, "directory": args.eval_spill_dir}
+        return OutputCollector(**asked), OutputCollector(**asked), OutputCollector(**asked)
 
     def _go_through(self, model: torch.nn.Module, loader: Any) -> None:
         trainer, args = self.trainer, self.trainer.args
@@ -111,7 +120,10 @@ class EvaluationLoop:
             for collector, value in ((self.predictions, logits), (self.labels, labels), (self.inputs, main_input)):
                 if value is not None:
                     collector.add(value)
-        if trainer.args.batch_eval_metrics and trainer.compute_metrics is not None:
+        if self.metric is not None:
+            if logits is not None and labels is not None:
+                self.metric.update(logits, labels)
+        elif trainer.args.batch_eval_metrics and trainer.compute_metrics is not None:
             self._measure_batch(loss, logits, labels, main_input, is_last=is_last)
 
     def _main_input(self, inputs: Any) -> Any:
@@ -135,7 +147,9 @@ class EvaluationLoop:
         predictions, labels, inputs = self.predictions.arrays(), self.labels.arrays(), self.inputs.arrays()
         losses = self._losses_per_example()
         is_measured_whole = trainer.compute_metrics is not None and not trainer.args.batch_eval_metrics
-        if is_measured_whole and predictions is not None and labels is not None:
+        if self.metric is not None:
+            self.metrics = self.metric.values()
+        elif is_measured_whole and predictions is not None and labels is not None:
             kept = losses if "loss" in trainer.args.include_for_metrics else None
             self.metrics = trainer.compute_metrics(EvalPrediction(predictions, labels, inputs=inputs, losses=kept))
         metrics = plain_values(dict(self.metrics or {}))

@@ -1,45 +1,62 @@
 """Gather what a model puts out, batch by batch, into one array for each output of a whole evaluation.
 
-Batches are kept side by side and joined once at the end: joining them as they come would copy all that is there with
-every batch, in time quadratic in their number.
+A batch is copied once, to its place in that array: joining what is there with every batch would take time quadratic in
+their number, and joining all at the end twice the memory.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from loopwright.data.nesting import map_leaves, rebuild_mapping, rebuild_sequence
+from loopwright.data.nesting import map_leaves
 from loopwright.errors import DataError
+from loopwright.loop.growing import GrowingArray
 
 _Array = np.ndarray[Any, Any]
 
 # What losses ignore as a label, and so what metrics written for transformers expect where a batch was shorter.
 _PADDING = -100
+_ROWS_AT_ONCE = 1024
 _NUMPY_FLOATS = frozenset({torch.float16, torch.float32, torch.float64})
 
 
 class OutputCollector:
     """Collects tensors, or tensors nested in mappings, lists and tuples: one nesting a batch, always of the same form.
 
-    Every output is held once, and a second time only in what `arrays` returns.
+    What comes from the CPU is copied to its place at once; what comes from an accelerator stays there until `to_cpu`.
 
     Arguments:
         concatenate: Whether `arrays` joins the batches along dimension 0; else it returns them one by one, which is
             what `eval_do_concat_batches=False` asks for.
         padding: Fills up rows where the second dimension differs between batches.
+        num_rows: How many rows there will be, as far as is known.
+        directory: Where joined arrays are kept in unnamed files; None for in memory.
     """
 
-    def __init__(self, *, concatenate: bool = True, padding: int = _PADDING) -> None:
+    def __init__(
+        self,
+        *,
+        concatenate: bool = True,
+        padding: int = _PADDING,
+        num_rows: int | None = None,
+        directory: Path | str | None = None,
+    ) -> None:
         self.concatenate = concatenate
         self.padding = padding
-        self._on_device: deque[Any] = deque()
-        self._on_cpu: list[Any] = []
+        self.num_rows = num_rows
+        self.directory = directory
+        self._waiting: deque[Any] = deque()
+        self._batches: list[Any] = []
         self._first: Any = None
+        self._rows: Any = None
+        self._joined: Any = None
 
     def add(self, nested: Any) -> None:
         """Take in one batch's outputs, as copies: their own memory may serve the next batch (CUDA graphs do that).
@@ -47,17 +64,27 @@ class OutputCollector:
         Raises:
             DataError: it holds something else than tensors, or its form isn't that of the first batch.
         """
-        copies = map_leaves(nested, _copy)
+        places: set[str] = set()
+        map_leaves(nested, lambda leaf: places.add(_place_of(leaf)))
         if self._first is None:
-            self._first = map_leaves(copies, _form)
+            self._first = map_leaves(nested, _form)
         elif self.concatenate:
-            _check_form(self._first, copies, "outputs")
-        self._on_device.append(copies)
+            _check_form(self._first, nested, "outputs")
+        self._joined = None
+        if self.concatenate and places <= {"cpu"}:
+            self.to_cpu()  # what came before goes before
+            self._take(map_leaves(nested, _as_array))
+        else:
+            self._waiting.append(map_leaves(nested, _copy))
 
     def to_cpu(self) -> None:
         """Move what was added since the last call into CPU memory."""
-        while self._on_device:
-            self._on_cpu.append(map_leaves(self._on_device.popleft(), _as_array))
+        while self._waiting:
+            batch = map_leaves(self._waiting.popleft(), _as_array)
+            if self.concatenate:
+                self._take(batch)
+            else:
+                self._batches.append(batch)
 
     def arrays(self) -> Any:
         """Return all outputs as NumPy arrays (bfloat16 as float32), nested as they were added.
@@ -67,25 +94,119 @@ class OutputCollector:
             was added.
         """
         self.to_cpu()
-        if not self._on_cpu:
+        if self._first is None:
             return None
         if not self.concatenate:
-            return self._on_cpu
-        self._on_cpu = [_join(self._on_cpu, self.padding)]
-        return self._on_cpu[0]
+            return self._batches
+        if self._joined is None:
+            self._joined = map_leaves(self._rows, lambda rows: None if rows is None else rows.array())
+        return self._joined
+
+    def _take(self, batch: Any) -> None:
+        if self._rows is None:
+            self._rows = map_leaves(batch, self._begin)
+        _add_each(self._rows, batch)
+
+    def _begin(self, first: _Array | None) -> _Rows | None:
+        return None if first is None else _Rows(first, self.padding, self.num_rows, self.directory)
+
+
+class _Rows:
+    """All rows of one output, side by side; of rows of several widths, as many beside each other as came together.
+
+    Arguments:
+        first: The first batch, of shape (rows, width, ...), (rows,) or ().
+        padding: Fills up the shorter rows.
+        num_rows: How many there will be, as far as is known.
+        directory: See `GrowingArray`.
+    """
+
+    def __init__(self, first: _Array, padding: int, num_rows: int | None, directory: Path | str | None) -> None:
+        self._padding = padding
+        self._trailing = first.shape[2:]
+        self._has_widths = first.ndim > 1
+        self._only_shape: tuple[int, ...] | None = first.shape if first.ndim == 0 else None
+        size_of_row = math.prod(first.shape[1:])
+        capacity = size_of_row * (num_rows if num_rows is not None else len(np.atleast_1d(first)))
+        self._flat = GrowingArray(first.dtype, capacity, directory)
+        self._runs: list[tuple[int, int]] = []  # number and width of rows that follow each other
+        self._is_handed_out = False
+
+    def add(self, batch: _Array) -> None:
+        """Add a batch's rows."""
+        dtype = np.result_type(self._flat.dtype, batch.dtype)
+        if self._is_handed_out or dtype != self._flat.dtype:
+            self._flat, self._is_handed_out = self._flat.copy(dtype), False
+        if self._runs:
+            self._only_shape = None
+        batch = np.atleast_1d(batch)
+        self._flat.append(batch)
+        rows, width = len(batch), batch.shape[1] if self._has_widths else 1
+        if self._runs and self._runs[-1][1] == width:
+            rows += self._runs.pop()[0]
+        self._runs.append((rows, width))
+
+    def array(self) -> _Array:
+        """Return them as one array of shape (rows, greatest width, ...)."""
+        if len(self._runs) > 1:
+            self._fill_up()
+        self._is_handed_out = True
+        ((rows, width),) = self._runs
+        shape = (rows, width, *self._trailing) if self._has_widths else (rows,)
+        return self._flat.array().reshape(shape if self._only_shape is None else self._only_shape)
+
+    def _fill_up(self) -> None:
+        """Make all rows as wide as the widest, within the same memory: from the last one, as each moves to the back."""
+        widest = max(width for _, width in self._runs)
+        num_rows = sum(rows for rows, _ in self._runs)
+        size = math.prod(self._trailing)
+        source, target = self._flat.size, num_rows * widest * size
+        self._flat.lengthen(target)
+        room = self._flat.array()
+        # Cast first: an unsigned type takes -100 modulo its range, as torch does, where NumPy refuses.
+        padding = np.array(self._padding).astype(room.dtype)
+        for run, width in reversed(self._runs):
+            for rows in _in_parts(run):
+                begin, goal = source - rows * width * size, target - rows * widest * size
+                moved = room[begin:source].reshape(rows, width, size).copy()  # the places overlap
+                filled = room[goal:target].reshape(rows, widest, size)
+                filled[:, :width] = moved
+                filled[:, width:] = padding
+                source, target = begin, goal
+        self._runs = [(num_rows, widest)]
+
+
+def _in_parts(rows: int) -> list[int]:
+    whole, rest = divmod(rows, _ROWS_AT_ONCE)
+    return [_ROWS_AT_ONCE] * whole + [rest] * (rest > 0)
+
+
+def _add_each(rows: Any, batch: Any) -> None:
+    if isinstance(rows, Mapping):
+        for key, part in rows.items():
+            _add_each(part, batch[key])
+    elif _is_sequence(rows):
+        for part, values in zip(rows, batch, strict=True):
+            _add_each(part, values)
+    elif rows is not None:
+        rows.add(batch)
+
+
+def _place_of(leaf: Any) -> str:
+    if isinstance(leaf, torch.Tensor):
+        return leaf.device.type
+    if leaf is None or isinstance(leaf, np.ndarray):
+        return "cpu"
+    raise DataError(
+        f"can't gather a model's output of type {type(leaf).__name__}: expected tensors, or mappings, lists and tuples "
+        "of them. Leave it out with ignore_keys=, or convert it in preprocess_logits_for_metrics="
+    )
 
 
 def _copy(leaf: Any) -> Any:
     if isinstance(leaf, torch.Tensor):
         return leaf.detach().clone(memory_format=torch.contiguous_format)
-    if isinstance(leaf, np.ndarray):
-        return leaf.copy()
-    if leaf is None:
-        return None
-    raise DataError(
-        f"can't gather a model's output of type {type(leaf).__name__}: expected tensors, or mappings, lists and tuples "
-        "of them. Leave it out with ignore_keys=, or convert it in preprocess_logits_for_metrics="
-    )
+    return None if leaf is None else leaf.copy()
 
 
 def _form(leaf: Any) -> Any:
@@ -130,34 +251,7 @@ def _describe(nested: Any) -> str:
 def _as_array(leaf: Any) -> Any:
     if not isinstance(leaf, torch.Tensor):
         return leaf
-    tensor = leaf.cpu()
+    tensor = leaf.detach().cpu()
     if tensor.is_floating_point() and tensor.dtype not in _NUMPY_FLOATS:  # NumPy has no bfloat16
         tensor = tensor.float()
     return tensor.numpy()
-
-
-def _join(batches: list[Any], padding: int) -> Any:
-    first = batches[0]
-    if isinstance(first, Mapping):
-        return rebuild_mapping(first, {key: _join([batch[key] for batch in batches], padding) for key in first})
-    if _is_sequence(first):
-        return rebuild_sequence(first, [_join(list(column), padding) for column in zip(*batches, strict=True)])
-    return None if first is None else _concatenate(batches, padding)
-
-
-def _concatenate(arrays: list[_Array], padding: int) -> _Array:
-    if len(arrays) == 1:
-        return arrays[0]
-    arrays = [np.atleast_1d(array) for array in arrays]
-    widths = {array.shape[1] for array in arrays if array.ndim > 1}
-    if len(widths) < 2:
-        return np.concatenate(arrays)
-    dtype = np.result_type(*{array.dtype for array in arrays})
-    shape = (sum(len(array) for array in arrays), max(widths), *arrays[0].shape[2:])
-    # Cast first: an unsigned type takes -100 modulo its range, as torch does, where np.full refuses.
-    joined = np.full(shape, np.array(padding).astype(dtype))
-    row = 0
-    for array in arrays:
-        joined[row : row + len(array), : array.shape[1]] = array
-        row += len(array)
-    return joined

@@ -10,6 +10,7 @@ from torch import nn
 
 from loopwright.data.loaders import has_length
 from loopwright.errors import ArgumentError, UnsupportedArgument
+from loopwright.loop.metric_objects import is_metric_object
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
@@ -45,7 +46,7 @@ def check_construction(  # noqa: PLR0913 -- the parts that must fit together
             f"max_steps={args.max_steps}: a train_dataset without a length needs max_steps > 0, which ends training "
             "and shapes the learning rate's course"
         )
-    measures_batches = args.batch_eval_metrics and compute_metrics is not None
+    measures_batches = args.batch_eval_metrics and compute_metrics is not None and not is_metric_object(compute_metrics)
     if measures_batches and "compute_result" not in inspect.signature(compute_metrics).parameters:
         raise ArgumentError("batch_eval_metrics=True: compute_metrics must take compute_result (True at the end)")
 

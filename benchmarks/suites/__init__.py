@@ -38,6 +38,7 @@ _MODULES = {
     "journal": "journal",
     "checkpoint": "checkpoint",
     "resume": "resume",
+    "evaluate": "evaluate",
 }
 
 SUITES: dict[str, Suite] = {name: cast(Suite, import_module(f"{__name__}.{file}")) for name, file in _MODULES.items()}

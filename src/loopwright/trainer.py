@@ -184,6 +184,7 @@ class Trainer:
         self.model_wrapped = self.model
         bare = inner_model(unwrap_model(self.model))
         self.label_names = self.args.label_names if self.args.label_names is not None else find_label_names(type(bare))
+        self.keys_to_ignore = prediction.keys_to_ignore(self.model)
         self.can_return_loss = can_return_loss(type(bare))
         self.model_accepts_loss_kwargs = takes_item_count(bare)
         self.labels_are_shifted = shifts_labels(bare)

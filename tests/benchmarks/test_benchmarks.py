@@ -193,7 +193,7 @@ def test_names_choose_suites_and_peers() -> None:
     assert command._choose(["import", "ignite"], with_peers=False)[0] == ["import"]
     with pytest.raises(
         typer.BadParameter,
-        match="unknown: overheat; there are overhead, dispatch, import, log, journal, checkpoint, resume, bare",
+        match="unknown: overheat; there are overhead, dispatch, import, log, journal, checkpoint, resume, evaluate, bare",
     ):
         command._choose(["overheat"], with_peers=False)
 

@@ -84,9 +84,8 @@ class ColumnDroppingCollator:
         Raises:
             DataError: the model takes nothing of an example.
         """
-        kept = self._kept
         # Nearly always so, and asked for every example of every batch: an isinstance of Mapping is dear.
-        if all(type(feature) is dict and feature.keys() <= kept for feature in features):
+        if set(map(type, features)) == {dict} and all(map(self._kept.issuperset, features)):
             return self.collate(features)
         return self.collate([self._without_unused(feature) for feature in features])
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from loopwright._support.log import get_logger
+from loopwright.data.drawing import drawer
 from loopwright.data.loaders import find_batch_size, has_length
 from loopwright.data.waiting import end_workers, poll_while_waiting
 from loopwright.loop.gather import OutputCollector
@@ -90,11 +91,12 @@ class EvaluationLoop:
         if pause is not None:
             pause.signals.guard_workers()
             poll_while_waiting(batches, pause.stop_in_evaluation)
-        inputs = next(batches, None)
+        draw = drawer(batches)
+        inputs = _next_or_none(draw)
         step = 0
         while inputs is not None:
             # One batch ahead, because compute_metrics of batch_eval_metrics must know the last one.
-            following = next(batches, None)
+            following = _next_or_none(draw)
             self._take(model, inputs, is_last=following is None)
             trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
             step += 1
@@ -173,3 +175,10 @@ class EvaluationLoop:
         if num_nonfinite:
             entries[f"{self.prefix}_nonfinite_losses"] = num_nonfinite
         return entries
+
+
+def _next_or_none(draw: Callable[[], Any]) -> Any:
+    try:
+        return draw()
+    except StopIteration:
+        return None

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from loopwright._support.log import get_logger
 from loopwright.data.continuing import carrier_of, is_read_past, iterate_from, read_past, why_read_past
+from loopwright.data.drawing import drawer
 from loopwright.data.loaders import SeededLoader, begin_epoch, generators_of
 from loopwright.data.nesting import as_plain
 from loopwright.data.numbering import batch_seed, number_batches, source_of
@@ -55,7 +56,7 @@ class Feed:
         self._carrier = carrier_of(self.loader)
         self._taken: list[Any] = []
         self._waiting: deque[Any] = deque()
-        self._batches: Iterator[Any] = iter(())
+        self._go_through(iter(()))
         self._began: dict[str, Any] = {}
         self._own_stream: torch.Tensor | None = None
         self._is_between = True
@@ -75,15 +76,19 @@ class Feed:
     def _next_of_loader(self) -> Any:
         try:
             if self._own_stream is None:
-                batch = next(self._batches)
+                batch = self._draw()
                 self._placed_at = None
             else:
                 with self._in_own_stream():
-                    batch = next(self._batches)
+                    batch = self._draw()
         except StopIteration:
             self._is_exhausted = True
             raise
         return batch
+
+    def _go_through(self, batches: Iterator[Any]) -> None:
+        self._batches = batches
+        self._draw = drawer(batches)
 
     def begin_group(self) -> None:
         """Forget the batches handed out so far: they have been used, or never will be."""
@@ -127,14 +132,14 @@ class Feed:
             self.restore_generators(state["generators"])
             return
         with self._as_if_workers_had_lived(epoch):
-            self._batches = self._iterator(used + len(self._waiting), state.get("carried"))
+            self._go_through(self._iterator(used + len(self._waiting), state.get("carried")))
         if self.check is not None:
             poll_while_waiting(self._batches, self.check)
 
     def end(self) -> None:
         """End the epoch: let go of the iterator, with workers that aren't to be kept."""
         # Not left to the garbage collector: that ends a loader's queues first, and its workers wait in vain then.
-        self._batches = iter(())
+        self._go_through(iter(()))
         self._waiting.clear()
         self._is_between = True
         self._placed_at = None

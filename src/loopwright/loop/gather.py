@@ -30,7 +30,7 @@ _NUMPY_FLOATS = frozenset({torch.float16, torch.float32, torch.float64})
 class OutputCollector:
     """Collects tensors, or tensors nested in mappings, lists and tuples: one nesting a batch, always of the same form.
 
-    What comes from the CPU is copied to its place at once; what comes from an accelerator stays there until `to_cpu`.
+    Where the first is in CPU memory, each is copied to its place at once; else it stays where it is until `to_cpu`.
 
     Arguments:
         concatenate: Whether `arrays` joins the batches along dimension 0; else it returns them one by one, which is
@@ -55,6 +55,7 @@ class OutputCollector:
         self._waiting: deque[Any] = deque()
         self._batches: list[Any] = []
         self._first: Any = None
+        self._is_here = False  # whether the first batch was in CPU memory
         self._rows: Any = None
         self._joined: Any = None
 
@@ -64,27 +65,28 @@ class OutputCollector:
         Raises:
             DataError: it holds something else than tensors, or its form isn't that of the first batch.
         """
-        places: set[str] = set()
-        map_leaves(nested, lambda leaf: places.add(_place_of(leaf)))
         if self._first is None:
+            places: set[str] = set()
+            map_leaves(nested, lambda leaf: places.add(_place_of(leaf)))
             self._first = map_leaves(nested, _form)
-        elif self.concatenate:
-            _check_form(self._first, nested, "outputs")
+            self._is_here = places <= {"cpu"}
         self._joined = None
-        if self.concatenate and places <= {"cpu"}:
-            self.to_cpu()  # what came before goes before
-            self._take(map_leaves(nested, _as_array))
-        else:
-            self._waiting.append(map_leaves(nested, _copy))
+        if self.concatenate and self._is_here:
+            self._take(nested)
+            return
+        copies = map_leaves(nested, _copy)
+        if self.concatenate:
+            _check_form(self._first, copies, "outputs")
+        self._waiting.append(copies)
 
     def to_cpu(self) -> None:
         """Move what was added since the last call into CPU memory."""
         while self._waiting:
-            batch = map_leaves(self._waiting.popleft(), _as_array)
+            batch = self._waiting.popleft()
             if self.concatenate:
                 self._take(batch)
             else:
-                self._batches.append(batch)
+                self._batches.append(map_leaves(batch, _as_array))
 
     def arrays(self) -> Any:
         """Return all outputs as NumPy arrays (bfloat16 as float32), nested as they were added.
@@ -105,10 +107,12 @@ class OutputCollector:
     def _take(self, batch: Any) -> None:
         if self._rows is None:
             self._rows = map_leaves(batch, self._begin)
-        _add_each(self._rows, batch)
+        if not _add_each(self._rows, batch):
+            map_leaves(batch, _place_of)
+            _check_form(self._first, batch, "outputs")
 
-    def _begin(self, first: _Array | None) -> _Rows | None:
-        return None if first is None else _Rows(first, self.padding, self.num_rows, self.directory)
+    def _begin(self, first: Any) -> _Rows | None:
+        return None if first is None else _Rows(_as_array(first), self.padding, self.num_rows, self.directory)
 
 
 class _Rows:
@@ -129,22 +133,30 @@ class _Rows:
         size_of_row = math.prod(first.shape[1:])
         capacity = size_of_row * (num_rows if num_rows is not None else len(np.atleast_1d(first)))
         self._flat = GrowingArray(first.dtype, capacity, directory)
+        self._dtype = first.dtype
         self._runs: list[tuple[int, int]] = []  # number and width of rows that follow each other
         self._is_handed_out = False
 
-    def add(self, batch: _Array) -> None:
-        """Add a batch's rows."""
-        dtype = np.result_type(self._flat.dtype, batch.dtype)
-        if self._is_handed_out or dtype != self._flat.dtype:
-            self._flat, self._is_handed_out = self._flat.copy(dtype), False
+    def add(self, batch: Any) -> bool:
+        """Add a batch's rows; return False, and add none, where they can't stand below those that are there."""
+        if isinstance(batch, torch.Tensor):
+            batch = _as_array(batch)
+        elif not isinstance(batch, np.ndarray):
+            return False
+        shape = batch.shape or (1,)
+        if (len(shape) > 1) is not self._has_widths or shape[2:] != self._trailing:
+            return False
+        if self._is_handed_out or batch.dtype != self._dtype:
+            self._dtype = np.result_type(self._dtype, batch.dtype)
+            self._flat, self._is_handed_out = self._flat.copy(self._dtype), False
+        self._flat.append(batch)
+        rows, width = shape[0], shape[1] if self._has_widths else 1
         if self._runs:
             self._only_shape = None
-        batch = np.atleast_1d(batch)
-        self._flat.append(batch)
-        rows, width = len(batch), batch.shape[1] if self._has_widths else 1
-        if self._runs and self._runs[-1][1] == width:
-            rows += self._runs.pop()[0]
+            if self._runs[-1][1] == width:
+                rows += self._runs.pop()[0]
         self._runs.append((rows, width))
+        return True
 
     def array(self) -> _Array:
         """Return them as one array of shape (rows, greatest width, ...)."""
@@ -181,15 +193,17 @@ def _in_parts(rows: int) -> list[int]:
     return [_ROWS_AT_ONCE] * whole + [rest] * (rest > 0)
 
 
-def _add_each(rows: Any, batch: Any) -> None:
+def _add_each(rows: Any, batch: Any) -> bool:
+    """Add every leaf of `batch` to that of `rows`; return False where they aren't of one form."""
+    if isinstance(rows, _Rows):
+        return rows.add(batch)
     if isinstance(rows, Mapping):
-        for key, part in rows.items():
-            _add_each(part, batch[key])
-    elif _is_sequence(rows):
-        for part, values in zip(rows, batch, strict=True):
-            _add_each(part, values)
-    elif rows is not None:
-        rows.add(batch)
+        is_alike = isinstance(batch, Mapping) and rows.keys() == batch.keys()
+        return is_alike and all(_add_each(part, batch[key]) for key, part in rows.items())
+    if _is_sequence(rows):
+        is_alike = _is_sequence(batch) and len(rows) == len(batch)
+        return is_alike and all(_add_each(part, values) for part, values in zip(rows, batch, strict=True))
+    return batch is None
 
 
 def _place_of(leaf: Any) -> str:
@@ -204,6 +218,7 @@ def _place_of(leaf: Any) -> str:
 
 
 def _copy(leaf: Any) -> Any:
+    _place_of(leaf)
     if isinstance(leaf, torch.Tensor):
         return leaf.detach().clone(memory_format=torch.contiguous_format)
     return None if leaf is None else leaf.copy()
@@ -251,7 +266,8 @@ def _describe(nested: Any) -> str:
 def _as_array(leaf: Any) -> Any:
     if not isinstance(leaf, torch.Tensor):
         return leaf
-    tensor = leaf.detach().cpu()
-    if tensor.is_floating_point() and tensor.dtype not in _NUMPY_FLOATS:  # NumPy has no bfloat16
-        tensor = tensor.float()
-    return tensor.numpy()
+    if leaf.requires_grad or not leaf.is_cpu:
+        leaf = leaf.detach().cpu()
+    if leaf.is_floating_point() and leaf.dtype not in _NUMPY_FLOATS:  # NumPy has no bfloat16
+        leaf = leaf.float()
+    return leaf.numpy()

@@ -57,7 +57,7 @@ class GrowingArray:
         if end > len(self._room):
             growth = _GROWTH_IN_MEMORY if self._file is None else _GROWTH_IN_FILE
             self._reserve(max(end, int(growth * len(self._room))))
-        np.copyto(self._room[self.size : end].reshape(values.shape), values)
+        self._room[self.size : end] = values.reshape(-1)
         self.size = end
 
     def lengthen(self, size: int) -> None:

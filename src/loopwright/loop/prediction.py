@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
 
 
+def keys_to_ignore(model: torch.nn.Module) -> list[str]:
+    """Return the outputs that are left out where nothing is said of that."""
+    config = getattr(model, "config", None)
+    return list(getattr(config, "keys_to_ignore_at_inference", ["past_key_values"]))
+
+
 def model_for_evaluation(model: torch.nn.Module, args: TrainingArguments, *, is_in_train: bool) -> torch.nn.Module:
     """Return `model` where it should be, and outside training in the precision that `*_full_eval` asks for."""
     if is_in_train:
@@ -37,8 +43,7 @@ def predict_batch(
     inputs = trainer._prepare_inputs(inputs)
     labels = _pick(inputs, names) if has_labels else None
     if ignore_keys is None:
-        config = getattr(trainer.model, "config", None)
-        ignore_keys = list(getattr(config, "keys_to_ignore_at_inference", ["past_key_values"]))
+        ignore_keys = trainer.keys_to_ignore
     loss = None
     with torch.no_grad(), trainer.compute_loss_context_manager():
         if computes_loss:
@@ -47,10 +52,10 @@ def predict_batch(
             outputs = model(**inputs)
     if loss_only:
         return loss, None, None
-    logits = _detached(extract_logits(outputs, ignore_keys, has_loss=computes_loss))
+    logits = extract_logits(outputs, ignore_keys, has_loss=computes_loss)
     if isinstance(logits, tuple):
         logits = logits[0] if len(logits) == 1 else logits or None
-    return loss, logits, labels
+    return loss, _detached(logits), labels
 
 
 def _loss_and_outputs(trainer: Any, model: torch.nn.Module, inputs: Any) -> tuple[torch.Tensor, Any]:
@@ -59,13 +64,14 @@ def _loss_and_outputs(trainer: Any, model: torch.nn.Module, inputs: Any) -> tupl
         loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items)
     else:
         loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True)
-    return loss.detach().mean(), outputs
+    return loss.detach() if loss.ndim == 0 else loss.detach().mean(), outputs
 
 
 def _pick(inputs: Mapping[str, Any], names: list[str]) -> Any:
-    labels = _detached(tuple(inputs[name] for name in names))
-    return labels[0] if len(labels) == 1 else labels
+    return _detached(inputs[names[0]] if len(names) == 1 else tuple(inputs[name] for name in names))
 
 
 def _detached(nested: Any) -> Any:
+    if type(nested) is torch.Tensor:  # nearly always
+        return nested.detach()
     return map_leaves(nested, lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf)

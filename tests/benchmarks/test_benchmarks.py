@@ -20,11 +20,12 @@ from benchmarks import training
 from benchmarks.implementations import BARE, IMPLEMENTATIONS, INSTALL_PEERS, bare
 from benchmarks.recipe import check_counts
 from benchmarks.rounds import alternate, spread, spread_of_ratios
-from benchmarks.settings import Setting
-from benchmarks.suites import SUITES
+from benchmarks.settings import Options, Setting
+from benchmarks.suites import SUITES, evaluate
 from benchmarks.suites.overhead import same_loss
 from benchmarks.worker import ROOT, Worker, WorkerError
 from benchmarks.workloads import Stopwatch
+from tests.benchmarks.rendering import printed
 
 CHECKED = Setting("mlp1", log_every=5, bar=False, shuffle=False)
 
@@ -188,12 +189,32 @@ def test_command_measures_overhead_and_writes_json(tmp_path: Path) -> None:
     assert len(list(SUITES["overhead"].render(overhead))) == 1
 
 
+def test_evaluation_is_measured_in_time_and_memory() -> None:
+    results = SUITES["evaluate"].run(Options(("bare", "loopwright"), 1, round_seconds=0.02), lambda text: None)
+    assert results["failed"] == {}
+    assert set(results["rows"]) == {"bare", "loopwright"}
+    for row in results["rows"].values():
+        assert row["seconds"]["median"] > 0
+        # Memory that was free may serve: so it can be less than the predictions, and is not much more.
+        assert row["peak_mb"]["median"] < results["predictions_mb"] + 30
+    text = printed("evaluate", results)
+    assert all(f"│ {name} " in text for name in results["rows"])
+    assert "…" not in text
+
+
+def test_evaluation_that_finds_other_metrics_is_no_figure() -> None:
+    right = {"seconds": 1.0, "peak_mb": 1.0, "loss": 0.5, "accuracy": 0.25}
+    evaluate._compare("other", [right], [right])
+    with pytest.raises(RuntimeError, match=r"other found accuracy=0.26, and the bare loop 0.25"):
+        evaluate._compare("other", [{**right, "accuracy": 0.26}], [right])
+
+
 def test_names_choose_suites_and_peers() -> None:
     assert command._choose([], with_peers=False)[:2] == (list(SUITES), ("bare", "loopwright"))
     assert command._choose(["import", "ignite"], with_peers=False)[0] == ["import"]
     with pytest.raises(
         typer.BadParameter,
-        match="unknown: overheat; there are overhead, dispatch, import, log, journal, checkpoint, resume, evaluate, bare",
+        match="unknown: overheat; there are overhead, dispatch, import, log, journal, checkpoint, resume, evaluate,",
     ):
         command._choose(["overheat"], with_peers=False)
 

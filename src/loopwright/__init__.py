@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     from loopwright.data.collate import default_data_collator
     from loopwright.errors import LoopwrightError, Preempted
     from loopwright.loop.schedules import get_scheduler
-    from loopwright.outputs import EvalLoopOutput, EvalPrediction, PredictionOutput, TrainOutput
+    from loopwright.outputs import BestRun, EvalLoopOutput, EvalPrediction, PredictionOutput, TrainOutput
     from loopwright.runtime.randomness import enable_full_determinism, set_seed
+    from loopwright.search.space import default_compute_objective, default_hp_space_optuna
     from loopwright.state import TRAINER_STATE_NAME, ExportableState, TrainerControl, TrainerState
     from loopwright.trainer import DEFAULT_CALLBACKS, DEFAULT_PROGRESS_CALLBACK, Trainer
 
 # The same list as above, for the interpreter: name -> module.
 _HOME = {
+    "BestRun": "outputs",
     "CallbackHandler": "callbacks.dispatcher",
     "DEFAULT_CALLBACKS": "trainer",
     "DEFAULT_PROGRESS_CALLBACK": "trainer",
@@ -59,7 +61,9 @@ _HOME = {
     "TrainerControl": "state",
     "TrainerState": "state",
     "TrainingArguments": "arguments",
+    "default_compute_objective": "search.space",
     "default_data_collator": "data.collate",
+    "default_hp_space_optuna": "search.space",
     "enable_full_determinism": "runtime.randomness",
     "get_last_checkpoint": "checkpoint.layout",
     "get_scheduler": "loop.schedules",
@@ -71,6 +75,7 @@ __all__ = [
     "DEFAULT_PROGRESS_CALLBACK",
     "PREFIX_CHECKPOINT_DIR",
     "TRAINER_STATE_NAME",
+    "BestRun",
     "CallbackHandler",
     "DefaultFlowCallback",
     "EarlyStoppingCallback",
@@ -96,7 +101,9 @@ __all__ = [
     "TrainerState",
     "TrainingArguments",
     "__version__",
+    "default_compute_objective",
     "default_data_collator",
+    "default_hp_space_optuna",
     "enable_full_determinism",
     "get_last_checkpoint",
     "get_scheduler",

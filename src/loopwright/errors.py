@@ -10,6 +10,7 @@
     ├── JournalError             (RuntimeError)       the journal could not be opened, written or read
     │   ├── JournalBusy                               another process writes or delivers it
     │   └── JournalNotFound      (ValueError)         there is none
+    ├── SearchError              (RuntimeError)       a hyper-parameter search can't begin, or came to nothing
     ├── TrackerError             (RuntimeError)       a tracker could not take what it was given
     │   └── RecordRefused                             one record that the service will never take
     └── MissingExtra             (ImportError)        an optional package; the message holds the pip line
@@ -59,6 +60,10 @@ class JournalBusy(JournalError):
 
 class JournalNotFound(JournalError, ValueError):
     """There is no journal in the directory."""
+
+
+class SearchError(LoopwrightError, RuntimeError):
+    """A hyper-parameter search can't begin, or came to nothing."""
 
 
 class TrackerError(LoopwrightError, RuntimeError):

@@ -50,6 +50,22 @@ class PredictionOutput(NamedTuple):
     metrics: dict[str, float] | None
 
 
+class BestRun(NamedTuple):
+    """What `Trainer.hyperparameter_search` returns; a list of them, one for each best trade-off, of several objectives.
+
+    Attributes:
+        run_id: The trial's number, as text: its checkpoints are in the folder `run-<run_id>`, unless `hp_name` names it.
+        objective: What it reached; a list of several objectives.
+        hyperparameters: What it was tried with, by name.
+        run_summary: None: Optuna's storage holds everything else.
+    """
+
+    run_id: str
+    objective: float | list[float]
+    hyperparameters: dict[str, Any]
+    run_summary: Any = None
+
+
 class TrainOutput(NamedTuple):
     """What `Trainer.train` returns: optimizer updates done in all, mean training loss, and the run's metrics."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 
@@ -70,8 +71,9 @@ class Run:
         created_at: When it began, in seconds since 1970.
         arguments: The arguments by name, without secrets.
         parameters: What to show as the run's parameters: the model's configuration, then the arguments.
-        parent_id: The run that this one branched off: resumed from an older checkpoint, or with other arguments.
-        parent_step: The step at which it did.
+        parent_id: The run that this one branched off: resumed from an older checkpoint, or with other arguments. Of a
+            trial, the search.
+        parent_step: The step at which it did; None for a trial.
         trial_name: Name of the trial of a hyper-parameter search, else None.
         trial_parameters: The trial's hyper-parameters.
     """
@@ -92,6 +94,34 @@ class Run:
     def short_id(self) -> str:
         """The first eight digits of the id, for names."""
         return self.id[:8]
+
+    @property
+    def search_id(self) -> str | None:
+        """The id of the search that this run is a trial of; None for other runs, and trials that no search began."""
+        return self.parent_id if self.trial_name is not None and self.parent_step is None else None
+
+    @property
+    def search_name(self) -> str | None:
+        """What a trial's search is called: `run_name`, else its directory's name; None unless this is a trial."""
+        if self.trial_name is None:
+            return None
+        directory = Path(self.output_dir)
+        return self.name or (directory.name if self.search_id is None else directory.parent.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A trial of a hyper-parameter search, as its training knows it.
+
+    Attributes:
+        name: What it is called.
+        parameters: Its hyper-parameters.
+        search_id: The id of the search; None where `train(trial=...)` was called by hand.
+    """
+
+    name: str | None
+    parameters: dict[str, Any]
+    search_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

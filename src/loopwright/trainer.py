@@ -47,11 +47,13 @@ from loopwright.loop.saving import Saving
 from loopwright.loop.schedules import build_scheduler
 from loopwright.loop.session import TrainingSession, choose_checkpoint, reject_resume_value
 from loopwright.loop.train import TrainingLoop
-from loopwright.outputs import EvalLoopOutput, PredictionOutput, TrainOutput
-from loopwright.records import Kind
+from loopwright.outputs import BestRun, EvalLoopOutput, PredictionOutput, TrainOutput
+from loopwright.records import Kind, Trial
 from loopwright.runtime.precision import choose_precision
 from loopwright.runtime.randomness import enable_full_determinism, set_seed
 from loopwright.runtime.wrapping import unwrap_model
+from loopwright.search.study import HyperparameterSearch
+from loopwright.search.trials import describe_trial
 from loopwright.state import TRAINER_STATE_NAME, TrainerControl, TrainerState
 from loopwright.trackers.registry import reporting_callbacks, resolve_trackers
 from loopwright.trackers.reporting import Reporting
@@ -141,6 +143,8 @@ class Trainer:
         self.run_id = uuid.uuid4().hex
         self.has_trained = False
         self.is_in_train = False
+        self.trial: Trial | None = None
+        self.search: HyperparameterSearch | None = None
         self.training_loop: TrainingLoop | None = None
         self.microbatch_weight = 1.0
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
@@ -359,7 +363,7 @@ class Trainer:
             resume_from_checkpoint: True goes on from the newest whole checkpoint in `output_dir`, "auto" does so where
                 there is one, a path from that one, or from the newest whole one in that folder; otherwise training
                 starts anew.
-            trial: Handed to `model_init`.
+            trial: Handed to `model_init`: an Optuna trial, or a dict of hyper-parameters; the run is one of a search.
             ignore_keys_for_eval: Outputs of the model that evaluations leave out.
 
         Returns:
@@ -375,12 +379,46 @@ class Trainer:
             self._seed()
             self._take_model(self.call_model_init(trial))
             self.optimizer = self.lr_scheduler = None
+        self.trial = describe_trial(trial, self.search)
         self.is_in_train = True
         try:
             session = TrainingSession(self, checkpoint, goes_on=bool(resume_from_checkpoint))
             return session.run(ignore_keys_for_eval)
         finally:
             self.is_in_train = False
+
+    def hyperparameter_search(  # noqa: PLR0913 -- transformers' signature
+        self,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], Any] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: str | None = None,
+        hp_name: Callable[[Any], str] | None = None,
+        **kwargs: Any,
+    ) -> BestRun | list[BestRun]:
+        """Train again and again with other hyper-parameters, which Optuna chooses, and return the best trial.
+
+        Each trial is a run of its own in `<output_dir>/run-<number>`; the arguments are put back at the end.
+
+        Arguments:
+            hp_space: `optuna.Trial -> dict` of arguments by name; by default `default_hp_space_optuna`.
+            compute_objective: `metrics -> number`, or one number for each direction, of each evaluation; the last one
+                counts. By default `default_compute_objective`.
+            n_trials: How many trials this call makes, as Optuna counts them.
+            direction: "minimize" or "maximize"; a list of them for several objectives.
+            backend: "optuna", which None means too.
+            hp_name: `optuna.Trial -> name` of the trial and its folder, instead of `run-<number>`.
+            **kwargs: For `optuna.create_study` (storage, study_name, load_if_exists, sampler, pruner) and
+                `Study.optimize` (timeout, catch, callbacks, gc_after_trial).
+
+        Raises:
+            SearchError: there is no `model_init`, or no trial was completed.
+            MissingExtra: Optuna is not installed.
+        """
+        return HyperparameterSearch(
+            self, hp_space, compute_objective, direction=direction, backend=backend, hp_name=hp_name, options=kwargs
+        ).run(n_trials)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Do forward and backward of one micro-batch, and return its share of the update's loss, detached."""

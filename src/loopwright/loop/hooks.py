@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loopwright.callbacks.dispatcher import CallbackHandler
     from loopwright.loop.saving import Saving
     from loopwright.loop.train import TrainingLoop
-    from loopwright.records import Status
+    from loopwright.records import Status, Trial
     from loopwright.runtime.precision import Precision
     from loopwright.state import TrainerControl, TrainerState
 
@@ -59,6 +59,14 @@ class Reports(Protocol):
         ...
 
 
+class Judges(Protocol):
+    """The part of `search.study.HyperparameterSearch` that training uses; it stands beside this room."""
+
+    def judge(self, metrics: Mapping[str, float]) -> None:
+        """Take what an evaluation inside the training measured; the trial may be stopped for it."""
+        ...
+
+
 class TrainingHooks(Protocol):
     """The part of `Trainer` that training and evaluation use."""
 
@@ -83,6 +91,8 @@ class TrainingHooks(Protocol):
     is_in_train: bool
     training_loop: TrainingLoop | None
     saving: Saving
+    trial: Trial | None
+    search: Judges | None
 
     @property
     def reporting(self) -> Reports:

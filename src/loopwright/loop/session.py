@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from loopwright.outputs import TrainOutput
 from loopwright.records import Status
 from loopwright.runtime.signals import SignalWatch
 from loopwright.runtime.wrapping import unwrap_model
-from loopwright.state import TrainerState
+from loopwright.state import TrainerState, plain_number
 
 logger = get_logger(__name__)
 
@@ -231,6 +232,8 @@ class TrainingSession:
         state.num_train_epochs = plan.num_epochs
         state.is_local_process_zero = trainer.is_local_process_zero()
         state.is_world_process_zero = trainer.is_world_process_zero()
+        if trainer.trial is not None:
+            self._take_trial(state)
         trainer.state = state
         if self.checkpoint is not None:
             own = load_loopwright_state(self.checkpoint) or {}
@@ -253,6 +256,16 @@ class TrainingSession:
         if changed:
             logger.warning("resuming with other arguments than %s: %s", self.checkpoint, ", ".join(changed))
         state.train_batch_size = self.trainer.args.train_batch_size
+
+    def _take_trial(self, state: TrainerState) -> None:
+        trial = self.trainer.trial
+        parameters = json.loads(json.dumps(trial.parameters, default=plain_number))
+        if state.is_hyper_param_search and state.trial_params != parameters:
+            raise CheckpointError(
+                f"{self.checkpoint} is another trial's: {state.trial_name or 'it'} has {state.trial_params}, "
+                f"{trial.name or 'this one'} has {parameters}"
+            )
+        state.is_hyper_param_search, state.trial_name, state.trial_params = True, trial.name, parameters
 
     @staticmethod
     def _check_best(state: TrainerState) -> None:

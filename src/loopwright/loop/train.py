@@ -330,6 +330,8 @@ class TrainingLoop:
         """Evaluate, and let a scheduler that waits for a metric have it."""
         trainer = self.trainer
         metrics = trainer.evaluate(ignore_keys=self.ignore_keys_for_eval)
+        if trainer.search is not None:
+            trainer.search.judge(metrics)
         if steps_scheduler and isinstance(trainer.lr_scheduler, ReduceLROnPlateau):
             trainer.lr_scheduler.step(watched_metric(trainer.args, metrics))
         return metrics

@@ -18,17 +18,19 @@ from loopwright.records import Run
 _RECORDED_PACKAGES = ("loopwright", "torch", "numpy", "transformers")
 
 
-def describe_run(owner: Any, *, began: float | None, parent: tuple[str, int] | None) -> Run:
+def describe_run(owner: Any, *, began: float | None, parent: tuple[str, int | None] | None) -> Run:
     """Return the run of a Trainer, from its arguments, state and model.
 
     Arguments:
         owner: The Trainer.
         began: When its first attempt began, in seconds since 1970; None for now.
-        parent: Run and step that it branched off.
+        parent: Run and step that it branched off; by default a trial's search.
     """
     args, state = owner.args, owner.state
     arguments = decode(encode(args.to_dict())[0])
     trial = state.trial_params if state.is_hyper_param_search else None
+    if parent is None and (search := getattr(getattr(owner, "trial", None), "search_id", None)) is not None:
+        parent = (search, None)
     return Run(
         id=owner.run_id,
         output_dir=str(Path(args.output_dir).resolve()),

@@ -126,7 +126,7 @@ class SwanLabCallback(TrackerCallback):
             "mode": self._choose_mode(project, log_dir),
             "project": project,
             "name": name or Path(run.output_dir).name,
-            "group": run.name if run.trial_name is not None else None,
+            "group": run.search_name,
             "log_dir": str(log_dir),
             "id": reference.get("swanlab_id") or self._choose_id(run),
             "resume": "must" if self._asked_resume() == "must" and "swanlab_id" not in reference else "allow",

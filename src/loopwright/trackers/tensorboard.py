@@ -91,12 +91,15 @@ class TensorBoardCallback(TrackerCallback):
         if run.parameters.keys() - run.arguments.keys():
             described = {name: value for name, value in run.parameters.items() if name not in run.arguments}
             writer.add_text("model_config", _as_text(described), walltime=run.created_at)
-        if run.parent_id is not None:
+        if run.search_id is not None:
+            writer.add_text("search", f"a trial of search {run.search_id}", walltime=run.created_at)
+        elif run.parent_id is not None:
             writer.add_text(
                 "parent", f"branched off run {run.parent_id} at step {run.parent_step}", walltime=run.created_at
             )
         if hasattr(writer, "add_hparams"):
-            plain = {name: value for name, value in run.arguments.items() if isinstance(value, (bool, int, float, str))}
+            values = {**run.arguments, **(run.trial_parameters or {})}
+            plain = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
             writer.add_hparams(plain, metric_dict={}, run_name=".")
 
     def write(self, records: Sequence[Record]) -> None:

@@ -212,7 +212,7 @@ class TrackioCallback(TrackerCallback):
             **({} if rewound_to is None else {"loopwright/rewound_to_step": rewound_to}),
             "_Username": None,
             "_Created": datetime.fromtimestamp(run.created_at, UTC).isoformat(),
-            "_Group": run.name if run.trial_name is not None else None,
+            "_Group": run.search_name,
         }
 
     def _redescribe(self, **about: Any) -> None:

@@ -142,7 +142,7 @@ def describe_run(run: Run, variable: Variable) -> dict[str, Any]:
     is_trial = run.trial_name is not None
     group = variable("WANDB_RUN_GROUP")
     if is_trial:
-        group = group or run.name or str(run.arguments.get("output_dir", run.output_dir))
+        group = group or run.search_name
     tags = [tag.strip() for tag in (variable("WANDB_TAGS") or "").split(",") if tag.strip()]
     return {
         "project": variable("WANDB_PROJECT") or run.project or "huggingface",

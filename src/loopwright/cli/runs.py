@@ -14,7 +14,7 @@ from rich.text import Text
 
 from loopwright.delivery.store import standing_of
 from loopwright.errors import JournalNotFound
-from loopwright.journal.reader import Attempt, JournalReader, find_journal
+from loopwright.journal.reader import Attempt, JournalReader, find_journals
 from loopwright.records import Kind, Run, Status
 
 _STYLES = {
@@ -44,11 +44,7 @@ def runs(
 
 
 def _journals(directory: Path) -> list[Path]:
-    if find_journal(directory) is not None:
-        return [directory]
-    found = (
-        sorted(path for path in directory.glob("*/") if find_journal(path) is not None) if directory.is_dir() else []
-    )
+    found = find_journals(directory)
     if not found:
         raise JournalNotFound(f"{directory} holds no journal, nor does a folder in it")
     return found
@@ -73,6 +69,8 @@ def _describe_run(reader: JournalReader, output_dir: Path, run: Run) -> dict[str
         "created_at": run.created_at,
         "parent": run.parent_id,
         "parent_step": run.parent_step,
+        "trial": run.trial_name,
+        "trial_parameters": run.trial_parameters,
         "log_lines": len(lines),
         "last_step": lines[-1].step if lines else None,
         "attempts": [_describe_attempt(attempt) for attempt in attempts],
@@ -96,7 +94,13 @@ def _describe_attempt(attempt: Attempt) -> dict[str, Any]:
 
 def _title(run: dict[str, Any]) -> Text:
     title = f"{run['directory']} · run {run['id'][:8]}" + (f" · {run['name']}" if run["name"] else "")
-    if run["parent"]:
+    if any(attempt["purpose"] == "search" for attempt in run["attempts"]):
+        title += " · search"
+    if run["trial"]:
+        title += f" · trial {run['trial']}"
+    if run["parent"] and run["trial"] and run["parent_step"] is None:
+        title += f" of search {run['parent'][:8]}"
+    elif run["parent"]:
         title += f" · branched off {run['parent'][:8]} at step {run['parent_step']}"
     return Text(title, style="bold")
 

@@ -23,7 +23,7 @@ from loopwright.delivery.store import read_delivered
 from loopwright.delivery.worker import Deadlines
 from loopwright.errors import ArgumentError, JournalBusy, JournalNotFound
 from loopwright.journal.ownership import Ownership
-from loopwright.journal.reader import JournalReader, SinkEntry, find_journal
+from loopwright.journal.reader import JournalReader, SinkEntry, find_journal, find_journals
 from loopwright.journal.recorder import LOCK_NAME
 from loopwright.trackers.registry import make_tracker
 
@@ -52,11 +52,22 @@ def sync(  # noqa: PLR0913 -- the command line's options
     if beside:
         _make_kind()
         follow(output_dir, make_tracker, trackers=tracker, close_seconds=close_timeout, deadlines=deadlines)
-    _require_known(output_dir, tracker)
+    places = find_journals(output_dir)
+    _require_known(places, tracker)
     set_level(logging.WARNING)
-    _require_idle(output_dir)
-    status = _deliver(output_dir, tracker, deadlines, use_environment=use_environment)
-    leave(status)
+    for place in places:
+        _require_idle(place)
+    # Those of a search's trials lie below; the journal of the search itself reports to nobody.
+    places = [place for place in places if _reports(place)] or [output_dir]
+    leave(max(_sync(place, tracker, deadlines, use_environment, is_alone=len(places) == 1) for place in places))
+
+
+def _sync(
+    place: Path, trackers: list[str] | None, deadlines: Deadlines, use_environment: bool, *, is_alone: bool
+) -> int:
+    if not is_alone:
+        Console().print(f"{place}:", highlight=False, markup=False)
+    return _deliver(place, trackers, deadlines, use_environment=use_environment)
 
 
 def _deliver(output_dir: Path, trackers: list[str] | None, deadlines: Deadlines, *, use_environment: bool) -> int:
@@ -121,13 +132,18 @@ def _with_environment(entry: SinkEntry, *, use_environment: bool) -> SinkEntry:
     )
 
 
-def _require_known(output_dir: Path, trackers: list[str] | None) -> None:
+def _reports(output_dir: Path) -> set[str]:
+    """Return the trackers of all runs in a journal."""
     with JournalReader(output_dir) as reader:
-        known = sorted({entry.tracker for entry in reader.sinks()})
+        return {entry.tracker for entry in reader.sinks()}
+
+
+def _require_known(places: list[Path], trackers: list[str] | None) -> None:
+    known = sorted({name for place in places for name in _reports(place)})
     for name in trackers or ():
         if name not in known:
             raise ArgumentError(
-                f"--tracker {name}: the runs in {output_dir} report to {', '.join(known) or 'no tracker'}"
+                f"--tracker {name}: the runs in {places[0]} report to {', '.join(known) or 'no tracker'}"
             )
 
 

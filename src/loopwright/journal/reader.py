@@ -99,6 +99,13 @@ def find_journal(output_dir: Path | str) -> Path | None:
     return None
 
 
+def find_journals(directory: Path | str) -> list[Path]:
+    """Return the folders that hold a journal: `directory` itself, and those in it, as a search's trials are."""
+    place = Path(directory)
+    inner = sorted(place.glob("*/")) if place.is_dir() else []
+    return [folder for folder in (place, *inner) if find_journal(folder) is not None]
+
+
 class JournalReader:
     """Answers questions about the journal in `output_dir`. May be shared by threads.
 

@@ -14,7 +14,8 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,20 @@ logger = get_logger(__name__)
 
 class _Left(BaseException):
     """A signal came, and the training has been saved and has returned."""
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Keep Optuna's lines on studies and trials back, which say what ours do; whoever asked for others gets them."""
+    import optuna
+
+    level = optuna.logging.get_verbosity()
+    if level == optuna.logging.INFO:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
 
 
 class HyperparameterSearch:
@@ -92,6 +107,10 @@ class HyperparameterSearch:
             SearchError: no trial of the study was completed.
             Preempted: a signal came, and `signal_action` is "exit".
         """
+        with _quiet_optuna():
+            return self._run(n_trials)
+
+    def _run(self, n_trials: int | None) -> BestRun | list[BestRun]:
         self._open_study()
         trainer = self.trainer
         report = SearchReport(self, self._output_dir)
@@ -112,13 +131,7 @@ class HyperparameterSearch:
     def _open_study(self) -> None:
         import optuna
 
-        level = optuna.logging.get_verbosity()
-        if level == optuna.logging.INFO:  # its lines say what ours do
-            optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            self.study = optuna.create_study(directions=self.directions, **self._of_study)
-        finally:
-            optuna.logging.set_verbosity(level)
+        self.study = optuna.create_study(directions=self.directions, **self._of_study)
         found = [direction.name.lower() for direction in self.study.directions]
         if found != self.directions:
             raise ArgumentError(f"direction={self.directions}: the study {self.study.study_name!r} has {found}")

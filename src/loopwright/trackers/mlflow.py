@@ -30,6 +30,7 @@ from loopwright.trackers.mlflow_client import (
     Refused,
     absolute_uri,
     active_run_of_program,
+    find_search_run,
     fit_name,
     make_active,
     without_password,
@@ -52,7 +53,8 @@ class MLflowCallback(TrackerCallback):
         MLFLOW_EXPERIMENT_NAME: The experiment, made where there is none; by default MLflow's own default one.
         MLFLOW_TAGS: A JSON object of tags for the run.
         MLFLOW_NESTED_RUN: Whether to make a child of the program's active run, instead of using that.
-        MLFLOW_RUN_ID: The run to go on with. A trial of a hyper-parameter search becomes a child of it.
+        MLFLOW_RUN_ID: The run to go on with. A trial of a hyper-parameter search becomes a child of it; without it, of a
+            run that stands for the search.
         MLFLOW_FLATTEN_PARAMS: Whether what is inside a parameter gets a name of its own: "outer.inner".
         MLFLOW_MAX_LOG_PARAMS: How many parameters to log at most.
         HF_MLFLOW_LOG_ARTIFACTS: Whether to store every checkpoint among the run's artifacts.
@@ -78,6 +80,7 @@ class MLflowCallback(TrackerCallback):
 
     _service: MLflowService | None = None
     _service_run: Any = None
+    _search_run: Any = None
     _is_programs_run: bool = False  # then it is not ours to begin or end
     _is_cut: bool = False  # whether the run lacks some of the parameters' text
     _has_renamed: bool = False
@@ -167,6 +170,8 @@ class MLflowCallback(TrackerCallback):
         experiment = self._experiment_id(service, parent)
         # A session that was killed may have made the run and not remembered it.
         found = service.find_tagged(experiment, "loopwright.run_id", run.id)
+        if parent is None and run.search_id is not None:
+            parent = self._search_run = find_search_run(service, experiment, run)
         return self._make_run(service, experiment, run, parent) if found is None else self._go_on(service, found, run)
 
     def _experiment_id(self, service: MLflowService, parent: Any) -> str:
@@ -184,7 +189,7 @@ class MLflowCallback(TrackerCallback):
             tags = {name: text for name, text in tags.items() if name == "mlflow.user"}
         if parent is not None:
             tags["mlflow.parentRunId"] = parent.info.run_id
-        return service.make_run(experiment, run.name or run.trial_name, run.created_at, tags | self._tags(run))
+        return service.make_run(experiment, run.trial_name or run.name, run.created_at, tags | self._tags(run))
 
     def _go_on(self, service: MLflowService, found: Any, run: Run) -> Any:
         if not self._is_programs_run and found.info.status != "RUNNING":
@@ -306,6 +311,8 @@ class MLflowCallback(TrackerCallback):
         if not self._is_programs_run:
             word = "FINISHED" if status.is_success else "FAILED" if status is Status.FAILED else "KILLED"
             self._service.end(self._run_id, word, self._last_time)  # late delivery doesn't make it longer
+        if self._search_run is not None:  # nobody says which trial is the last: the next one opens it again
+            self._service.end(self._search_run.info.run_id, "FINISHED", self._last_time)
         if self._is_cut:
             self._store_parameters(self._service)
         self.abandon()
@@ -320,7 +327,7 @@ class MLflowCallback(TrackerCallback):
 
     def abandon(self) -> None:
         """Let the client go; it holds nothing open."""
-        self._service = self._service_run = self._last_time = None
+        self._service = self._service_run = self._search_run = self._last_time = None
 
     # The training process
 

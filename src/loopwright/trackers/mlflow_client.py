@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from loopwright._support.env import read_text, set_variables
 from loopwright.errors import TrackerError
+from loopwright.records import Run
 from loopwright.trackers.naming import as_float
 
 T = TypeVar("T")
@@ -221,6 +222,16 @@ def _patience() -> Iterator[None]:
     finally:
         if is_ours:
             set_variables({name: _WAITING[name]})
+
+
+def find_search_run(service: MLflowService, experiment_id: str, run: Run) -> Any:
+    """Return the run below which a search's trials are, under way; made where there is none."""
+    found = service.find_tagged(experiment_id, "loopwright.run_id", str(run.search_id))
+    if found is None:
+        tags = {"loopwright.run_id": str(run.search_id)}
+        return service.make_run(experiment_id, run.search_name, run.created_at, tags)
+    service.set_running(found.info.run_id)
+    return found
 
 
 def fit_name(name: str) -> str:

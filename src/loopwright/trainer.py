@@ -391,7 +391,7 @@ class Trainer:
         self,
         hp_space: Callable[[Any], dict[str, Any]] | None = None,
         compute_objective: Callable[[dict[str, float]], Any] | None = None,
-        n_trials: int = 20,
+        n_trials: int | None = 20,
         direction: str | list[str] = "minimize",
         backend: str | None = None,
         hp_name: Callable[[Any], str] | None = None,
@@ -405,7 +405,7 @@ class Trainer:
             hp_space: `optuna.Trial -> dict` of arguments by name; by default `default_hp_space_optuna`.
             compute_objective: `metrics -> number`, or one number for each direction, of each evaluation; the last one
                 counts. By default `default_compute_objective`.
-            n_trials: How many trials this call makes, as Optuna counts them.
+            n_trials: How many trials this call makes, as Optuna counts them; None: until something else stops it.
             direction: "minimize" or "maximize"; a list of them for several objectives.
             backend: "optuna", which None means too.
             hp_name: `optuna.Trial -> name` of the trial and its folder, instead of `run-<number>`.

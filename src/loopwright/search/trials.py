@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loopwright._support.log import get_logger
-from loopwright.errors import ArgumentError, JournalBusy
+from loopwright.errors import ArgumentError, JournalBusy, JournalError
 from loopwright.journal.ownership import Ownership
+from loopwright.journal.recorder import Recorder
 from loopwright.records import Trial
 
 logger = get_logger(__name__)
@@ -95,6 +96,17 @@ def fail_killed_trials(study: Any) -> None:
         if directory is not None and _is_deserted(Path(directory)):
             logger.warning("trial %d was killed midway: it counts as failed", trial.number)
             study.tell(trial.number, state=TrialState.FAIL)
+            _close_journal(Path(directory))
+
+
+def _close_journal(directory: Path) -> None:
+    """Let the journal say too that its training was killed."""
+    try:
+        recorder = Recorder(directory)
+        recorder.open()
+        recorder.close()
+    except (JournalError, OSError) as error:
+        logger.debug("the journal in %s can't be closed: %s", directory, error)
 
 
 def _is_deserted(directory: Path) -> bool:

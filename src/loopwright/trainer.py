@@ -397,28 +397,22 @@ class Trainer:
         hp_name: Callable[[Any], str] | None = None,
         **kwargs: Any,
     ) -> BestRun | list[BestRun]:
-        """Train again and again with other hyper-parameters, which Optuna chooses, and return the best trial.
-
-        Each trial is a run of its own in `<output_dir>/run-<number>`; the arguments are put back at the end.
+        """Train again and again with what Optuna suggests, each time a run of its own, and return the best trial.
 
         Arguments:
             hp_space: `optuna.Trial -> dict` of arguments by name; by default `default_hp_space_optuna`.
-            compute_objective: `metrics -> number`, or one number for each direction, of each evaluation; the last one
-                counts. By default `default_compute_objective`.
-            n_trials: How many trials this call makes, as Optuna counts them; None: until something else stops it.
-            direction: "minimize" or "maximize"; a list of them for several objectives.
-            backend: "optuna", which None means too.
+            compute_objective: `metrics -> number` (or one for each direction); by default `default_compute_objective`.
+            n_trials: How many trials this call makes, as Optuna counts them.
+            direction: "minimize" or "maximize", or a list of them.
+            backend: "optuna", or None.
             hp_name: `optuna.Trial -> name` of the trial and its folder, instead of `run-<number>`.
-            **kwargs: For `optuna.create_study` (storage, study_name, load_if_exists, sampler, pruner) and
-                `Study.optimize` (timeout, catch, callbacks, gc_after_trial).
+            **kwargs: For `optuna.create_study` and `Study.optimize`.
 
         Raises:
             SearchError: there is no `model_init`, or no trial was completed.
-            MissingExtra: Optuna is not installed.
         """
-        return HyperparameterSearch(
-            self, hp_space, compute_objective, direction=direction, backend=backend, hp_name=hp_name, options=kwargs
-        ).run(n_trials)
+        search = HyperparameterSearch(self, hp_space, compute_objective, direction, backend, hp_name, kwargs)
+        return search.run(n_trials)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Do forward and backward of one micro-batch, and return its share of the update's loss, detached."""

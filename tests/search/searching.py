@@ -47,7 +47,7 @@ def arguments(directory: Path, library: Any = None, **options: Any) -> Any:
 def build(directory: Path, *, library: Any = None, callbacks: Any = (), model_init: Any = None, **options: Any) -> Any:
     """Return a Trainer, of ours or of another library."""
     return (Trainer if library is None else library.Trainer)(
-        model_init=model_init or (lambda: Network()),
+        model_init=model_init or (lambda: Network(4)),
         args=arguments(directory, library, **options),
         train_dataset=examples(),
         eval_dataset=examples(8),

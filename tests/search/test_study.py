@@ -13,7 +13,14 @@ import transformers
 from loopwright import BestRun, EarlyStoppingCallback, TrainerCallback
 from loopwright._support import extras
 from loopwright.checkpoint import list_checkpoints, load_loopwright_state
-from loopwright.errors import ArgumentError, CheckpointError, JournalBusy, MissingExtra, SearchError, UnsupportedArgument
+from loopwright.errors import (
+    ArgumentError,
+    CheckpointError,
+    JournalBusy,
+    MissingExtra,
+    SearchError,
+    UnsupportedArgument,
+)
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Kind
 from tests.search.searching import Network, build, ends, sampler, space, stored
@@ -194,7 +201,7 @@ def test_a_trial_that_raises_ends_the_search_and_is_named(tmp_path):
     trainer = build(tmp_path / "out", callbacks=[RaiseInTrial(1, ValueError("too much"))])
     before = dict(vars(trainer.args))
     options = stored(tmp_path / "study.db")
-    with pytest.raises(ValueError, match="in trial 1 of the search, with {'learning_rate'"):
+    with pytest.raises(ValueError, match=r"in trial 1 of the search, with {'learning_rate'"):
         trainer.hyperparameter_search(space, n_trials=5, **options)
     assert vars(trainer.args) == before
     assert ends(tmp_path / "out" / "run-1") == [("failed", "ValueError: too much")]
@@ -218,7 +225,7 @@ def test_a_trial_whose_error_is_caught_fails_alone(tmp_path):
 
 def test_a_search_without_any_result_says_so(tmp_path):
     trainer = build(tmp_path, callbacks=[RaiseInTrial(0, ValueError("too much"))])
-    with pytest.raises(SearchError, match="no trial of the study .* was completed"):
+    with pytest.raises(SearchError, match=r"no trial of the study .* was completed"):
         trainer.hyperparameter_search(space, n_trials=1, catch=ValueError)
     assert trainer.search is None
 
@@ -278,7 +285,7 @@ def test_without_optuna_the_search_names_the_extra(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", None, 3])
 def test_a_name_that_no_folder_can_have_is_refused(tmp_path, name):
-    with pytest.raises(ArgumentError, match="hp_name gave .* for trial 0: expected a name that a folder can have"):
+    with pytest.raises(ArgumentError, match=r"hp_name gave .* for trial 0: expected a name that a folder can have"):
         build(tmp_path).hyperparameter_search(space, n_trials=1, hp_name=lambda trial: name)
 
 

@@ -1,4 +1,4 @@
-"""Check what `hyperparameter_search` was asked for, and divide its options between making a study and going through it."""
+"""Check what `hyperparameter_search` was asked for, and tell the options of a study from those of going through it."""
 
 from __future__ import annotations
 

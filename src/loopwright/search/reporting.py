@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopwright._support.log import get_logger
-from loopwright.errors import JournalBusy, Preempted, describe as describe_error
+from loopwright.errors import JournalBusy, Preempted
+from loopwright.errors import describe as describe_error
 from loopwright.journal.recorder import Recorder
 from loopwright.journal.values import decode, encode
 from loopwright.records import Kind, Run, Status
@@ -89,9 +90,7 @@ class SearchReport:
         """Show the table of all trials of the study."""
         if not self._args.disable_tqdm:
             trials = sorted(self.search.study.get_trials(deepcopy=False), key=self._rank)
-            show_table(
-                [(_name(one), one.state.name.lower(), readable(one.values or ""), one.params) for one in trials]
-            )
+            show_table([(_name(one), one.state.name.lower(), readable(one.values or ""), one.params) for one in trials])
 
     def _best(self) -> Any:
         return self.search.best_trial() if len(self.search.directions) == 1 else None

@@ -1,6 +1,7 @@
 """What is searched for, and how it becomes arguments: the default space and objective, and a trial's values set.
 
-    hp_space(trial) ── names checked ──▶ args.<name> = value, converted ── derivations ── rules
+A name is checked, its value is converted by the argument itself, then what follows from others is derived anew, and the
+rules that concern several arguments are applied: a trial's arguments are as good as newly made ones.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def default_hp_space_optuna(trial: Any) -> dict[str, Any]:
 
 
 def default_compute_objective(metrics: Mapping[str, float]) -> float:
-    """Return the sum of what `compute_metrics` measured, or `eval_loss` where it measured nothing, as transformers does.
+    """Return the sum of what `compute_metrics` measured, or `eval_loss` where that is nothing, as transformers does.
 
     Arguments:
         metrics: Of an evaluation. Epoch, run times and numbers per second count as nothing measured.

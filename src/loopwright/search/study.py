@@ -73,7 +73,6 @@ class HyperparameterSearch:
         trainer: SearchHooks,
         hp_space: Callable[[Any], Any] | None = None,
         compute_objective: Callable[[dict[str, float]], Any] | None = None,
-        *,
         direction: Any = "minimize",
         backend: Any = None,
         hp_name: Callable[[Any], str] | None = None,
@@ -254,6 +253,6 @@ class HyperparameterSearch:
             raise ArgumentError(f"compute_objective returned {found!r}: expected numbers") from None
         if len(numbers) != len(self.directions):
             raise ArgumentError(
-                f"compute_objective returned {found!r}: expected {len(self.directions)} number(s), one for each direction"
+                f"compute_objective returned {found!r}: expected {len(self.directions)} number(s), one a direction"
             )
         return numbers[0] if len(numbers) == 1 else numbers

@@ -69,7 +69,7 @@ def choose_name(trial: Any, hp_name: Callable[[Any], str] | None) -> str:
     for other in trial.study.get_trials(deepcopy=False):
         if other.number != trial.number and other.user_attrs.get(ATTRIBUTE, {}).get("name") == name:
             raise ArgumentError(
-                f"hp_name gave {name!r} for trial {trial.number}, and trial {other.number} has it: expected one for each"
+                f"hp_name gave {name!r} for trial {trial.number}, and trial {other.number} has it: expected one each"
             )
     return name
 

@@ -53,8 +53,8 @@ class MLflowCallback(TrackerCallback):
         MLFLOW_EXPERIMENT_NAME: The experiment, made where there is none; by default MLflow's own default one.
         MLFLOW_TAGS: A JSON object of tags for the run.
         MLFLOW_NESTED_RUN: Whether to make a child of the program's active run, instead of using that.
-        MLFLOW_RUN_ID: The run to go on with. A trial of a hyper-parameter search becomes a child of it; without it, of a
-            run that stands for the search.
+        MLFLOW_RUN_ID: The run to go on with. A trial of a hyper-parameter search becomes a child of it, and without
+            it of a run that stands for the search.
         MLFLOW_FLATTEN_PARAMS: Whether what is inside a parameter gets a name of its own: "outer.inner".
         MLFLOW_MAX_LOG_PARAMS: How many parameters to log at most.
         HF_MLFLOW_LOG_ARTIFACTS: Whether to store every checkpoint among the run's artifacts.

@@ -54,7 +54,7 @@ class BestRun(NamedTuple):
     """What `Trainer.hyperparameter_search` returns; a list of them, one for each best trade-off, of several objectives.
 
     Attributes:
-        run_id: The trial's number, as text; its checkpoints are in the folder `run-<run_id>`, or as `hp_name` called it.
+        run_id: The trial's number, as text; its checkpoints are in the folder `run-<run_id>`, or what `hp_name` says.
         objective: What it reached; a list of several objectives.
         hyperparameters: What it was tried with, by name.
         run_summary: None: Optuna's storage holds everything else.

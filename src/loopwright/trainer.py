@@ -47,12 +47,12 @@ from loopwright.loop.saving import Saving
 from loopwright.loop.schedules import build_scheduler
 from loopwright.loop.session import TrainingSession, choose_checkpoint, reject_resume_value
 from loopwright.loop.train import TrainingLoop
-from loopwright.outputs import BestRun, EvalLoopOutput, PredictionOutput, TrainOutput
-from loopwright.records import Kind, Trial
+from loopwright.outputs import EvalLoopOutput, PredictionOutput, TrainOutput
+from loopwright.records import Kind
 from loopwright.runtime.precision import choose_precision
 from loopwright.runtime.randomness import enable_full_determinism, set_seed
 from loopwright.runtime.wrapping import unwrap_model
-from loopwright.search.study import HyperparameterSearch
+from loopwright.search.method import Searching
 from loopwright.search.trials import describe_trial
 from loopwright.state import TRAINER_STATE_NAME, TrainerControl, TrainerState
 from loopwright.trackers.registry import reporting_callbacks, resolve_trackers
@@ -64,7 +64,7 @@ DEFAULT_CALLBACKS: list[type] = [DefaultFlowCallback]
 DEFAULT_PROGRESS_CALLBACK: type = ProgressCallback
 
 
-class Trainer:
+class Trainer(Searching):
     """Trains, evaluates and predicts with a PyTorch model, under the eyes of callbacks.
 
     Arguments:
@@ -143,8 +143,6 @@ class Trainer:
         self.run_id = uuid.uuid4().hex
         self.has_trained = False
         self.is_in_train = False
-        self.trial: Trial | None = None
-        self.search: HyperparameterSearch | None = None
         self.training_loop: TrainingLoop | None = None
         self.microbatch_weight = 1.0
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
@@ -386,33 +384,6 @@ class Trainer:
             return session.run(ignore_keys_for_eval)
         finally:
             self.is_in_train = False
-
-    def hyperparameter_search(  # noqa: PLR0913 -- transformers' signature
-        self,
-        hp_space: Callable[[Any], dict[str, Any]] | None = None,
-        compute_objective: Callable[[dict[str, float]], Any] | None = None,
-        n_trials: int | None = 20,
-        direction: str | list[str] = "minimize",
-        backend: str | None = None,
-        hp_name: Callable[[Any], str] | None = None,
-        **kwargs: Any,
-    ) -> BestRun | list[BestRun]:
-        """Train again and again with what Optuna suggests, each time a run of its own, and return the best trial.
-
-        Arguments:
-            hp_space: `optuna.Trial -> dict` of arguments by name; by default `default_hp_space_optuna`.
-            compute_objective: `metrics -> number` (or one for each direction); by default `default_compute_objective`.
-            n_trials: How many trials this call makes, as Optuna counts them.
-            direction: "minimize" or "maximize", or a list of them.
-            backend: "optuna", or None.
-            hp_name: `optuna.Trial -> name` of the trial and its folder, instead of `run-<number>`.
-            **kwargs: For `optuna.create_study` and `Study.optimize`.
-
-        Raises:
-            SearchError: there is no `model_init`, or no trial was completed.
-        """
-        search = HyperparameterSearch(self, hp_space, compute_objective, direction, backend, hp_name, kwargs)
-        return search.run(n_trials)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Do forward and backward of one micro-batch, and return its share of the update's loss, detached."""

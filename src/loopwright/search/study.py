@@ -81,7 +81,7 @@ class HyperparameterSearch:
         check_backend(backend)
         check_trainer(trainer)
         self.trainer = trainer
-        self.directions = read_directions(direction)
+        self.directions: list[Any] = read_directions(direction)
         self._of_study, self._of_optimize = divide(options or {})
         self._hp_space = hp_space or default_hp_space_optuna
         self._compute_objective = compute_objective or default_compute_objective

@@ -93,7 +93,6 @@ def main() -> None:
         compute_metrics=accuracy,
     )
     trainer.remove_callback(PrinterCallback)  # a line for each trial will do
-    options.output_dir.mkdir(parents=True, exist_ok=True)
     best = trainer.hyperparameter_search(
         space,
         lambda metrics: metrics["eval_accuracy"],

@@ -24,7 +24,18 @@ SDKS = {
     "trackio",
     "wandb",
 }
-LIBRARIES = {"accelerate", "datasets", "ignite", "lightning", "pandas", "scipy", "sklearn", "transformers", "yaml"}
+LIBRARIES = {
+    "accelerate",
+    "datasets",
+    "ignite",
+    "lightning",
+    "optuna",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "transformers",
+    "yaml",
+}
 # Parts of torch that take seconds to import, and a run may never need.
 SLOW_PARTS_OF_TORCH = {
     "torch._dynamo",

@@ -140,6 +140,21 @@ def test_values_of_one_trial_are_not_left_to_the_next(tmp_path):
     assert [seen[3] for seen in note.seen] == [0.25, 0.5]
 
 
+def test_a_precision_that_is_tried_counts(tmp_path):
+    found = []
+
+    class Look(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            with trainer.compute_loss_context_manager():
+                found.append((args.bf16, torch.is_autocast_enabled("cpu")))
+
+    trainer = build(tmp_path, callbacks=[Look()])
+    trainer.hyperparameter_search(lambda trial: {"bf16": trial.number == 0}, n_trials=2)
+    assert found == [(True, True), (False, False)]
+    with trainer.compute_loss_context_manager():
+        assert not torch.is_autocast_enabled("cpu")
+
+
 def test_patience_of_one_trial_is_not_left_to_the_next(tmp_path):
     # At a learning rate of 0 nothing ever improves: the second evaluation of each trial is the last one.
     stopping = EarlyStoppingCallback(early_stopping_patience=1)
@@ -281,6 +296,14 @@ def test_without_optuna_the_search_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(extras, "is_installed", lambda module: module != "optuna")
     with pytest.raises(MissingExtra, match=r'hyperparameter_search needs .*pip install "loopwright\[search\]"'):
         build(tmp_path).hyperparameter_search(space, n_trials=1)
+
+
+def test_nothing_to_evaluate_on_is_said_before_the_first_trial(tmp_path):
+    trainer = build(tmp_path, eval_strategy="no")
+    trainer.eval_dataset = None
+    with pytest.raises(ArgumentError, match="needs an eval_dataset"):
+        trainer.hyperparameter_search(space, n_trials=1)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", None, 3])

@@ -1,4 +1,4 @@
-"""`Trainer.hyperparameter_search`, with transformers' signature: a part of the Trainer that stands in the search's room."""
+"""`Trainer.hyperparameter_search`, with transformers' signature: the part of the Trainer that belongs to this room."""
 
 from __future__ import annotations
 

@@ -30,11 +30,18 @@ def check_trainer(trainer: Any) -> None:
 
     Raises:
         SearchError: it has no `model_init`, or is in the middle of something.
+        ArgumentError: it has nothing to evaluate on.
     """
     if trainer.model_init is None:
         raise SearchError("hyperparameter_search needs the Trainer's argument model_init: each trial has a new model")
     if trainer.search is not None or trainer.is_in_train:
         raise SearchError("hyperparameter_search: this Trainer is training or searching already")
+    if trainer.args.eval_strategy == "no" and trainer.eval_dataset is None and _evaluates_as_usual(trainer):
+        trainer.get_eval_dataloader()  # raises where a subclass makes none: before the first trial, not after it
+
+
+def _evaluates_as_usual(trainer: Any) -> bool:
+    return type(trainer).evaluate.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def read_directions(direction: Any) -> list[str]:

@@ -39,14 +39,16 @@ class Shelf:
         trainer.callback_handler.decisions.clear()
         trainer.has_trained = True  # so that each trial is a run of its own
 
+    def make_precision(self) -> None:
+        """Let the arguments' precision count, with a gradient scale of its own."""
+        self.trainer.precision = choose_precision(self.trainer.args, self.trainer.args.device)
+
     def end_trial(self) -> None:
         """Let go of what a trial leaves in memory besides its model."""
         trainer = self.trainer
         trainer.training_loop = trainer.optimizer = trainer.lr_scheduler = None
         trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
         trainer.callback_handler.train_dataloader = None
-        # Anew: a gradient scale that one trial arrived at is not another's.
-        trainer.precision = choose_precision(trainer.args, trainer.args.device)
 
     def __exit__(self, *exception: object) -> None:
         trainer = self.trainer

@@ -130,6 +130,7 @@ class HyperparameterSearch:
     def _open_study(self) -> None:
         import optuna
 
+        Path(self._output_dir).mkdir(parents=True, exist_ok=True)  # where a storage may well be
         self.study = optuna.create_study(directions=self.directions, **self._of_study)
         found = [direction.name.lower() for direction in self.study.directions]
         if found != self.directions:
@@ -202,6 +203,7 @@ class HyperparameterSearch:
         self._trial, self.objective, self.is_pruned, self._last_reported = trial, None, False, None
         self._shelf.begin_trial()
         set_parameters(trainer.args, self._hp_space(trial))
+        self._shelf.make_precision()
         self._name = choose_name(trial, self._hp_name)
         directory = Path(self._output_dir) / self._name
         lock = claim(trial, directory, self._name)

@@ -14,7 +14,7 @@ import pytest
 from loopwright import TrainerCallback
 from loopwright.checkpoint import list_checkpoints
 from loopwright.errors import Preempted
-from tests.search.searching import build, ends, space, stored
+from tests.search.searching import Network, build, ends, space, stored
 
 KILLED = """
 import os, signal, sys
@@ -106,6 +106,34 @@ def test_sigterm_with_return_gives_the_best_so_far(tmp_path):
     assert trainer.hyperparameter_search(space, n_trials=5, **options).run_id == "0"
     assert trial_states(options) == ["COMPLETE", "FAIL"]
     assert ends(tmp_path / "out") == [("preempted", "SIGTERM")]
+
+
+def test_sigterm_before_the_training_begins_none(tmp_path):
+    options = stored(tmp_path / "study.db")
+
+    def hp_space(trial):
+        if trial.number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return space(trial)
+
+    with pytest.raises(Preempted):
+        build(tmp_path / "out").hyperparameter_search(hp_space, n_trials=5, **options)
+    assert trial_states(options) == ["COMPLETE", "FAIL"]
+    assert not (tmp_path / "out" / "run-1" / "journal.db").exists()
+
+
+def test_sigterm_in_model_init_ends_the_trial_at_its_first_evaluation(tmp_path):
+    options = stored(tmp_path / "study.db")
+
+    def model_init(trial):
+        if trial is not None and trial.number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Network()
+
+    with pytest.raises(Preempted):
+        build(tmp_path / "out", model_init=model_init).hyperparameter_search(space, n_trials=5, **options)
+    assert trial_states(options) == ["COMPLETE", "FAIL"]
+    assert [path.name for path in list_checkpoints(tmp_path / "out" / "run-1")] == ["checkpoint-3"]
 
 
 def test_sigterm_after_the_training_lets_the_trial_be_measured_and_begins_no_other(tmp_path):

@@ -41,7 +41,7 @@ def check_trainer(trainer: Any) -> None:
 
 
 def _evaluates_as_usual(trainer: Any) -> bool:
-    return type(trainer).evaluate.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return bool(type(trainer).evaluate.__module__.partition(".")[0] == __name__.partition(".")[0])
 
 
 def read_directions(direction: Any) -> list[str]:

@@ -96,6 +96,7 @@ class HyperparameterSearch:
         self._trial: Any = None
         self._name = ""
         self._last_reported: int | None = None
+        self._is_cut = False
 
     # The search
 
@@ -171,6 +172,11 @@ class HyperparameterSearch:
         if self._signals.received is not None:
             study.stop()
 
+    def _leave_where_asked(self) -> None:
+        """Give the trial up where a signal has come that no training has seen."""
+        if self._signals.received is not None:
+            raise _Left
+
     def _leave_at_signal(self) -> None:
         signal = self._signals.received
         if signal is not None and self.trainer.args.signal_action == "exit":
@@ -209,9 +215,12 @@ class HyperparameterSearch:
         lock = claim(trial, directory, self._name)
         try:
             self._place_files(directory)
+            self._leave_where_asked()
             trainer.train(trial=trial)
             if trainer.training_loop is not None and trainer.training_loop.is_paused:
                 raise _Left
+            if self._is_cut:
+                self._leave_where_asked()
             if self.is_pruned:
                 raise optuna.TrialPruned(f"at step {trainer.state.global_step}")
             if self.objective is None:
@@ -232,6 +241,9 @@ class HyperparameterSearch:
     def judge(self, metrics: Mapping[str, float]) -> None:
         """Take what an evaluation inside the training measured; stop it where the pruner says so."""
         self.objective = self._measure(metrics)
+        if self._signals.received is not None:  # before the training could see it, such as in model_init
+            self._is_cut = self.trainer.control.should_training_stop = True
+            return
         if len(self.directions) > 1:
             return  # Optuna prunes by one objective only
         trainer, trial = self.trainer, self._trial

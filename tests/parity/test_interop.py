@@ -9,6 +9,8 @@ from torch import nn
 from transformers.trainer_callback import DefaultFlowCallback as TheirFlow
 
 import loopwright
+from loopwright.checkpoint import load_model_weights
+from loopwright.errors import CheckpointError
 
 
 class Tiny(nn.Module):
@@ -162,3 +164,165 @@ def test_a_tiny_language_model_trains_as_in_transformers(options, tmp_path):
     theirs, ours = train(transformers), train(loopwright)
     assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
     assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
+
+
+@pytest.fixture
+def tokenizer():
+    """A tokenizer of words, made on the spot."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "good", "bad", "very", "film"])}
+    made = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = Whitespace()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
+
+
+def classifier():
+    config = transformers.BertConfig(
+        vocab_size=6, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=2,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return transformers.BertForSequenceClassification(config)
+
+
+def reviews(tokenizer):
+    texts = ["good film", "very very bad film", "very good", "bad"] * 4
+    return [{**tokenizer(text), "labels": int("good" in text)} for text in texts]
+
+
+def test_a_tokenizer_pads_and_is_saved_as_in_transformers(tokenizer, tmp_path):
+    def train(library):
+        args = library.TrainingArguments(
+            str(tmp_path / library.__name__), max_steps=6, per_device_train_batch_size=4, logging_steps=1, use_cpu=True,
+            disable_tqdm=True, report_to="none", save_steps=3, learning_rate=1e-2,
+        )  # fmt: skip
+        rows = reviews(tokenizer)
+        collator = transformers.DataCollatorWithPadding(tokenizer)
+        trainer = library.Trainer(
+            classifier(), args, collator, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer
+        )
+        trainer.train()
+        return [line["loss"] for line in trainer.state.log_history if "loss" in line], trainer.evaluate()["eval_loss"]
+
+    theirs, ours = train(transformers), train(loopwright)
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
+    assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
+    saved = tmp_path / "loopwright" / "checkpoint-6"
+    assert transformers.AutoTokenizer.from_pretrained(saved)("good film").input_ids == tokenizer("good film").input_ids
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(saved)
+    assert type(again) is transformers.BertForSequenceClassification
+
+
+@pytest.mark.parametrize("begins", [transformers, loopwright], ids=lambda library: library.__name__)
+def test_a_run_of_the_one_goes_on_in_the_other(begins, tmp_path, tokenizer):
+    goes_on = loopwright if begins is transformers else transformers
+    options = {
+        "num_train_epochs": 2, "per_device_train_batch_size": 4, "logging_steps": 1, "use_cpu": True,
+        "disable_tqdm": True, "report_to": "none", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3,
+        "metric_for_best_model": "loss", "learning_rate": 1e-2,
+    }  # fmt: skip
+
+    def make(library, directory):
+        rows = reviews(tokenizer)
+        collator = transformers.DataCollatorWithPadding(tokenizer)
+        args = library.TrainingArguments(str(directory), **options)
+        return library.Trainer(classifier(), args, collator, train_dataset=rows, eval_dataset=rows)
+
+    whole = make(begins, tmp_path / "whole")
+    whole.train()
+    resumed = make(goes_on, tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert resumed.state.global_step == whole.state.global_step == 8
+    assert resumed.state.best_metric == pytest.approx(whole.state.best_metric, rel=1e-4)
+    losses = [[line["loss"] for line in trainer.state.log_history if "loss" in line] for trainer in (whole, resumed)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    for name, value in whole.model.state_dict().items():
+        assert torch.allclose(resumed.model.state_dict()[name], value, atol=1e-6), name
+
+
+# PEFT asks transformers by a name that it has deprecated.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_an_adapter_of_peft_trains_is_saved_alone_and_goes_on(tmp_path, tokenizer):
+    import peft
+
+    def make(directory, **options):
+        config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"], lora_dropout=0.1)
+        args = loopwright.TrainingArguments(
+            str(directory), num_train_epochs=2, per_device_train_batch_size=4, save_steps=3, logging_steps=1,
+            use_cpu=True, disable_tqdm=True, report_to="none", learning_rate=1e-2, **options,
+        )  # fmt: skip
+        model = peft.get_peft_model(classifier(), config)
+        collator = transformers.DataCollatorWithPadding(tokenizer)
+        return loopwright.Trainer(model, args, collator, train_dataset=reviews(tokenizer))
+
+    whole = make(tmp_path / "whole")
+    frozen = {name: value.clone() for name, value in whole.model.named_parameters() if not value.requires_grad}
+    whole.train()
+    assert all(torch.equal(dict(whole.model.named_parameters())[name], value) for name, value in frozen.items())
+    saved = tmp_path / "whole" / "checkpoint-3"
+    assert (saved / "adapter_model.safetensors").exists()
+    assert not (saved / "model.safetensors").exists()
+    resumed = make(tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=saved)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+    with pytest.raises(CheckpointError, match=r"has none: give the Trainer what peft\.get_peft_model returns"):
+        load_model_weights(classifier(), saved)
+    other = peft.get_peft_model(classifier(), peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["dense"]))
+    with pytest.raises(CheckpointError, match="is not of the adapter 'default': "):
+        load_model_weights(other, saved)
+    whole.save_model(tmp_path / "final")
+    again = peft.PeftModel.from_pretrained(classifier(), tmp_path / "final")
+    logits = [model.eval()(torch.tensor([[2, 5]])).logits for model in (again, whole.model)]
+    assert torch.equal(*logits)
+
+
+def test_their_tensorboard_reports_in_our_trainer(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from transformers.integrations import TensorBoardCallback
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tb"))
+    trainer = build(loopwright, tmp_path / "out", callbacks=[TensorBoardCallback()])
+    trainer.train()
+    found = EventAccumulator(str(tmp_path / "tb")).Reload()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert [event.value for event in found.Scalars("train/loss")] == pytest.approx(losses)
+
+
+def test_their_mlflow_reports_in_our_trainer(tmp_path, monkeypatch):
+    from mlflow import MlflowClient
+    from transformers.integrations import MLflowCallback
+
+    from tests.trackers.mlflow_service import databases
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := databases().copy(tmp_path / "mlflow.db"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    trainer = build(loopwright, tmp_path / "out", callbacks=[MLflowCallback()])
+    trainer.train()
+    client = MlflowClient(tracking_uri=uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("theirs").experiment_id])
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert [point.value for point in client.get_metric_history(run.info.run_id, "loss")] == losses
+    assert run.info.status == "FINISHED"
+
+
+def test_their_dvclive_reports_in_our_trainer(tmp_path, monkeypatch):
+    from transformers.integrations import DVCLiveCallback
+
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+
+    def report(library):
+        place = tmp_path / library.__name__
+        place.mkdir()
+        monkeypatch.chdir(place)
+        build(library, place / "out", callbacks=[DVCLiveCallback()], disable_tqdm=True).train()
+        lines = (place / "dvclive" / "plots" / "metrics" / "train" / "loss.tsv").read_text().splitlines()[1:]
+        return [tuple(map(float, line.split("\t"))) for line in lines]
+
+    theirs, ours = report(transformers), report(loopwright)
+    assert ours == [pytest.approx(line, rel=1e-5) for line in theirs]
+    assert ours

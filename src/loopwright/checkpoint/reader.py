@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from loopwright._support.log import get_logger
+from loopwright.checkpoint.adapters import holds_adapters_alone, load_adapters
 from loopwright.checkpoint.layout import (
     DATA_STATE_NAME,
     LOOPWRIGHT_STATE_NAME,
@@ -50,6 +51,9 @@ def load_model_weights(model: nn.Module, directory: Path | str, strict: bool = T
     """
     directory = Path(directory)
     model = unwrap_model(model)
+    if holds_adapters_alone(directory):
+        load_adapters(model, directory)
+        return
     own = model.state_dict()
     state = read_weights(directory, own.keys())
     if _names_differ(own, state) and callable(getattr(model, "from_pretrained", None)):

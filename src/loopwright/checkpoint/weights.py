@@ -102,7 +102,7 @@ def read_weights(directory: Path, names: Collection[str]) -> dict[str, Any]:
     """
     state: dict[str, Any] = {}
     for name in weight_files(directory):
-        state |= _read_file(directory, name, names)
+        state |= read_file(directory, name, names)
     return state
 
 
@@ -117,7 +117,7 @@ def weight_files(directory: Path) -> list[str]:
         if os.path.lexists(directory / name):
             return _listed_in(directory, name) if name in _INDEXES else [name]
     if any(os.path.lexists(directory / name) for name in ADAPTER_NAMES):
-        raise CheckpointError(f"{directory} holds a PEFT adapter only, which Loopwright can't load yet")
+        raise CheckpointError(f"{directory} holds a PEFT adapter only, and no whole model's weights")
     raise CheckpointError(f"no weights in {directory}: it has none of {', '.join(WEIGHTS_NAMES)}")
 
 
@@ -149,7 +149,8 @@ def _write_safetensors(state: Mapping[str, torch.Tensor], file: Path) -> FileRec
     return write_tensors(tensors, file, {"format": "pt", **aliases})
 
 
-def _read_file(directory: Path, name: str, names: Collection[str]) -> dict[str, Any]:
+def read_file(directory: Path, name: str, names: Collection[str]) -> dict[str, Any]:
+    """Return the tensors of one file by name; see `read_weights`."""
     if reason := why_unreadable(directory, name):
         raise CheckpointDamaged(f"{directory / name}: {reason}")
     if name.endswith(".safetensors"):

@@ -384,6 +384,11 @@ class Trainer:
         """Do forward and backward of one micro-batch, and return its share of the update's loss, detached."""
         return step.train_on_microbatch(self, model, inputs, num_items_in_batch)
 
+    def floating_point_ops(self, inputs: Any) -> float | None:
+        """Return the operations of forward and backward on `inputs` where the model can say; None has them counted."""
+        own = getattr(unwrap_model(self.model), "floating_point_ops", None)
+        return own(inputs) if callable(own) else None
+
     def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that forward and loss run in: autocast, where the precision asks for it."""
         return self.precision.autocast()

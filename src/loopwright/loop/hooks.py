@@ -99,6 +99,10 @@ class TrainingHooks(Protocol):
         """Do forward and backward of a micro-batch; return its share of the update's loss."""
         ...
 
+    def floating_point_ops(self, inputs: Any) -> float | None:
+        """Return the operations of a micro-batch; None to have them counted."""
+        ...
+
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor | None, Any, Any]:

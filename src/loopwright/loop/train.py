@@ -14,6 +14,7 @@ from loopwright.loop.flops import FlopCounter
 from loopwright.loop.metrics import update_best, watched_metric
 from loopwright.loop.pausing import Paused, PausePoint
 from loopwright.loop.report import LossWindow
+from loopwright.loop.tokens import count_tokens
 from loopwright.loop.update import Update
 from loopwright.state import CONTROL_FLAGS
 
@@ -258,7 +259,10 @@ class TrainingLoop:
             return None
         size, num_items = update.size, update.num_items
         trainer.current_gradient_accumulation_steps = size
+        counted = trainer.args.include_num_input_tokens_seen
         for inputs in update.batches:
+            if counted != "no":
+                trainer.state.num_input_tokens_seen += count_tokens(trainer, inputs, only_real=counted == "non_padding")
             trainer.microbatch_weight = update.weights[update.done]
             with self.flops.counting(inputs):
                 update.add(trainer.training_step(trainer.model_wrapped, inputs, num_items))

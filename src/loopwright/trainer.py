@@ -49,6 +49,7 @@ from loopwright.loop.session import TrainingSession, choose_checkpoint, reject_r
 from loopwright.loop.train import TrainingLoop
 from loopwright.outputs import EvalLoopOutput, PredictionOutput, TrainOutput
 from loopwright.records import Kind
+from loopwright.runtime.memory import MemoryMeter
 from loopwright.runtime.precision import choose_precision
 from loopwright.runtime.randomness import enable_full_determinism, set_seed
 from loopwright.runtime.wrapping import unwrap_model
@@ -122,6 +123,8 @@ class Trainer:
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
         set_level(self.args.get_process_log_level())
+        self.memory = MemoryMeter(self.args.device, is_on=not self.args.skip_memory_metrics)
+        self.memory.begin("init")
         self._seed()
         self.data_collator = data_collator if data_collator is not None else default_data_collator
         self.train_dataset = train_dataset
@@ -169,6 +172,7 @@ class Trainer:
             stateful_callbacks=capture_states([*self.callback_handler.callbacks, self.control]),
         )
         self.control = self.callback_handler.on_init_end(self.args, self.state, self.control)
+        self.memory.end_construction()
 
     # Model
 
@@ -376,7 +380,8 @@ class Trainer:
         self.is_in_train = True
         try:
             session = TrainingSession(self, checkpoint, goes_on=bool(resume_from_checkpoint))
-            return session.run(ignore_keys_for_eval)
+            with self.memory.stage("train"):
+                return session.run(ignore_keys_for_eval)
         finally:
             self.is_in_train = False
 
@@ -458,17 +463,20 @@ class Trainer:
         start = time.time()
         # Predictions that nothing will look at are not kept.
         loss_only = True if description == "Evaluation" and self.compute_metrics is None else None
-        output = self.evaluation_loop(
-            loader,
-            description=description,
-            prediction_loss_only=loss_only,
-            ignore_keys=ignore_keys,
-            metric_key_prefix=prefix,
-        )
-        metrics = output.metrics if output.metrics is not None else {}
-        num_samples = output.num_samples or 0
-        num_steps = math.ceil(num_samples / self.args.eval_batch_size)
-        metrics.update(speed_metrics(prefix, start, num_samples, num_steps))
+        stage = "eval" if description == "Evaluation" else "test"
+        with self.memory.stage(stage):
+            output = self.evaluation_loop(
+                loader,
+                description=description,
+                prediction_loss_only=loss_only,
+                ignore_keys=ignore_keys,
+                metric_key_prefix=prefix,
+            )
+            metrics = output.metrics if output.metrics is not None else {}
+            num_samples = output.num_samples or 0
+            num_steps = math.ceil(num_samples / self.args.eval_batch_size)
+            metrics.update(speed_metrics(prefix, start, num_samples, num_steps))
+            self.memory.add_to(metrics, stage)
         return output, metrics
 
     def evaluation_loop(

@@ -17,6 +17,7 @@ _OTHER_VALUES: dict[str, Any] = {
     "seed": 7,
     "full_determinism": True,
     "callback_errors": "disable",
+    "skip_memory_metrics": False,
     "enable_jit_checkpoint": True,
     "max_hours": 8.5,
     "save_async": True,

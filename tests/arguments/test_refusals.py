@@ -55,7 +55,6 @@ ASKING: dict[str, Any] = {
     "ray_scope": "all",
     "save_on_each_node": True,
     "save_safetensors": False,
-    "skip_memory_metrics": False,
     "split_batches": True,
     "tpu_metrics_debug": True,
     "tpu_num_cores": 8,

@@ -76,7 +76,6 @@ REFUSALS: dict[str, Refusal] = {
     "ray_scope": Refusal("there is no search with Ray; leave it out"),
     "save_on_each_node": _ONE_PROCESS,
     "save_safetensors": Refusal("models are saved as safetensors, since no pickle is ever loaded; leave it out"),
-    "skip_memory_metrics": Refusal("read torch.cuda.max_memory_allocated in a callback"),
     "split_batches": _NO_ACCELERATE,
     "tpu_metrics_debug": _NO_TPU,
     "tpu_num_cores": _NO_TPU,

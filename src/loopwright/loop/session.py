@@ -314,6 +314,7 @@ class TrainingSession:
         if state.total_flos:
             metrics["total_flos"] = state.total_flos
         metrics.update(loop.window.overall())
+        trainer.memory.add_to(metrics, "train")
         trainer.log(metrics)
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             logger.info("loading the best weights, from %s", state.best_model_checkpoint)

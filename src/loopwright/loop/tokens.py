@@ -1,6 +1,7 @@
 """Count the input tokens of a batch, for `include_num_input_tokens_seen`.
 
-A batch is counted as the loader gave it, on the CPU as a rule: counted on an accelerator it would have to be waited for.
+A batch is counted as the loader gave it, on the CPU as a rule: counted on an accelerator it would have to be waited
+for.
 """
 
 from __future__ import annotations

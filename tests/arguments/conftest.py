@@ -48,6 +48,7 @@ _OTHER_VALUES: dict[str, Any] = {
     "adam_epsilon": 1e-6,
     "max_grad_norm": 0.5,
     "label_smoothing_factor": 0.1,
+    "neftune_noise_alpha": 5.0,
     "logging_strategy": "epoch",
     "logging_steps": 10,
     "logging_first_step": True,

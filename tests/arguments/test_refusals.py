@@ -44,7 +44,6 @@ ASKING: dict[str, Any] = {
     "length_column_name": "size",
     "liger_kernel_config": {"rope": True},
     "mp_parameters": "{}",
-    "neftune_noise_alpha": 5.0,
     "optim_target_modules": ["attention"],
     "parallelism_config": ParallelismConfig(),
     "past_index": 2,

@@ -65,7 +65,6 @@ REFUSALS: dict[str, Refusal] = {
     "length_column_name": _LENGTHS,
     "liger_kernel_config": Refusal("apply the kernels to the model before you give it to the Trainer", harmless=({},)),
     "mp_parameters": _ONE_PROCESS,
-    "neftune_noise_alpha": Refusal("add the noise in a forward hook on the model's embeddings", harmless=(0,)),
     "optim_target_modules": Refusal("give the Trainer optimizers or optimizer_cls_and_kwargs", harmless=([],)),
     "parallelism_config": _NO_ACCELERATE,
     "past_index": Refusal("override training_step and prediction_step"),

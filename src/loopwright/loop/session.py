@@ -16,6 +16,7 @@ from loopwright.data.loaders import data_seed
 from loopwright.errors import ArgumentError, CheckpointError, CheckpointNotFound, Preempted, describe
 from loopwright.loop.branching import restarted_run, why_branch
 from loopwright.loop.feed import Feed
+from loopwright.loop.neftune import input_embeddings, noisy_embeddings
 from loopwright.loop.pausing import PausePoint
 from loopwright.loop.persist import position_in, restore_callbacks, restore_loop
 from loopwright.loop.plan import TrainingPlan, make_plan
@@ -141,7 +142,8 @@ class TrainingSession:
         self._announce(plan)
         self._begin_reporting()
         trainer.saving.begin()
-        loop.run()
+        with noisy_embeddings(unwrap_model(trainer.model), trainer.args.neftune_noise_alpha):
+            loop.run()
         trainer.saving.finish()
         if loop.is_paused:
             self._save_paused(loop)
@@ -262,6 +264,8 @@ class TrainingSession:
 
     def _prepare_model(self, plan: TrainingPlan) -> None:
         trainer = self.trainer
+        if alpha := trainer.args.neftune_noise_alpha:
+            input_embeddings(unwrap_model(trainer.model), alpha)  # raises before anything is begun
         trainer.prepare_model_for_training()
         trainer.forget_own_scheduler()
         trainer.create_optimizer_and_scheduler(num_training_steps=plan.max_steps)

@@ -2,9 +2,9 @@
 
 The names are transformers': `<stage>_mem_cpu_alloc_delta` is what the process holds more at the stage's end than at its
 beginning, `<stage>_mem_cpu_peaked_delta` how much further up it was meanwhile, both in bytes; `gpu` beside `cpu` where
-torch computes on an accelerator. Nothing is sampled: the system and torch keep the peaks. On Linux the process's peak is
-set back when a stage begins (`/proc/self/clear_refs`); where that is forbidden, a peak is told only if it went beyond
-all earlier ones.
+torch computes on an accelerator. Nothing is sampled: the system and torch keep the peaks. On Linux that of the process
+is set back when a stage begins (`/proc/self/clear_refs`); where that is forbidden, a peak is told only if it went
+beyond all earlier ones.
 """
 
 from __future__ import annotations

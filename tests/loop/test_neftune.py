@@ -88,11 +88,9 @@ class Reseed(transformers.TrainerCallback):
 
 
 def test_losses_are_those_of_transformers(tmp_path):
-    ours = build(tmp_path, callbacks=[Reseed()])
-    theirs = build(tmp_path, transformers.Trainer, transformers.TrainingArguments, callbacks=[Reseed()])
-    without = build(tmp_path, callbacks=[Reseed()], neftune_noise_alpha=None)
-    for trainer in (ours, theirs, without):
-        trainer.train()
+    (ours := build(tmp_path, callbacks=[Reseed()])).train()
+    (theirs := build(tmp_path, transformers.Trainer, transformers.TrainingArguments, callbacks=[Reseed()])).train()
+    (without := build(tmp_path, callbacks=[Reseed()], neftune_noise_alpha=None)).train()
     assert losses(ours) == losses(theirs) != losses(without)
     for one, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
         assert torch.equal(one, other)

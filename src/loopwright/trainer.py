@@ -31,9 +31,11 @@ from loopwright.data.columns import (
     find_label_names,
     inner_model,
     is_column_dataset,
+    main_input_name,
     signature_columns,
 )
 from loopwright.data.device import move_to_device
+from loopwright.data.lengths import group_by_length
 from loopwright.data.loaders import build_eval_loader, build_train_loader, has_length, num_examples
 from loopwright.errors import ArgumentError, UnsupportedArgument
 from loopwright.loop import prediction, step
@@ -233,7 +235,11 @@ class Trainer:
         if self.train_dataset is None:
             raise ArgumentError("train() needs the Trainer's argument train_dataset")
         dataset, collate = self._without_unused_columns(self.train_dataset, "training")
-        return build_train_loader(dataset, self.args, collate, batch_size=self.args.train_batch_size)
+        size, sampler = self.args.train_batch_size, None
+        if self.args.train_sampling_strategy == "group_by_length":
+            names = getattr(self.processing_class, "model_input_names", None) or [main_input_name(self.model)]
+            sampler = group_by_length(self.train_dataset, self.args, names[0], size)
+        return build_train_loader(dataset, self.args, collate, sampler=sampler, batch_size=size)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return the loader to evaluate with: of a given dataset, of the one of that name, or of the Trainer's own."""

@@ -74,6 +74,7 @@ _OTHER_VALUES: dict[str, Any] = {
     "torch_empty_cache_steps": 4,
     "use_cpu": True,
     "local_rank": 0,
+    "length_column_name": "size",
     "train_sampling_strategy": "sequential",
     "data_seed": 8,
     "remove_unused_columns": False,

@@ -41,7 +41,6 @@ ASKING: dict[str, Any] = {
     "hub_strategy": "end",
     "hub_token": "hf_secret",
     "jit_mode_eval": True,
-    "length_column_name": "size",
     "liger_kernel_config": {"rope": True},
     "mp_parameters": "{}",
     "optim_target_modules": ["attention"],
@@ -113,9 +112,9 @@ def test_unknown_optimizer_is_answered_with_those_that_work() -> None:
         TrainingArguments("out", optim="adamw")
 
 
-def test_greedy_schedule_and_sampling_by_length_are_refused() -> None:
+def test_greedy_schedule_and_rebalanced_batches_are_refused() -> None:
     with pytest.raises(UnsupportedArgument, match=r"^lr_scheduler_type='greedy' is not supported: .*create_scheduler"):
         TrainingArguments("out", lr_scheduler_type="greedy")
-    for name in (SamplingStrategy.GROUP_BY_LENGTH, SamplingStrategy.BATCH_REBALANCE):
-        with pytest.raises(UnsupportedArgument, match=rf"^train_sampling_strategy='{name}' is not supported: .*length"):
-            TrainingArguments("out", train_sampling_strategy=name)
+    name = SamplingStrategy.BATCH_REBALANCE
+    with pytest.raises(UnsupportedArgument, match=rf"^train_sampling_strategy='{name}' is not supported: .*by_length"):
+        TrainingArguments("out", train_sampling_strategy=name)

@@ -31,7 +31,6 @@ _NO_ACCELERATE = Refusal("Loopwright doesn't use Accelerate; leave it out", harm
 _FSDP = Refusal("this version runs one process and shards nothing; leave it out", harmless=("", False, [], {}))
 _AUTOCAST = Refusal("bf16=True and fp16=True use torch's own autocast; leave it out", harmless=("amp", "cpu_amp"))
 _NO_TPU = Refusal("Loopwright trains on CPU, CUDA and MPS; leave it out")
-_LENGTHS = Refusal("this version groups nothing by length; give the Trainer a get_train_dataloader of your own")
 
 # Refused at any value but the default.
 REFUSALS: dict[str, Refusal] = {
@@ -62,7 +61,6 @@ REFUSALS: dict[str, Refusal] = {
     "hub_strategy": _HUB,
     "hub_token": _HUB,
     "jit_mode_eval": Refusal("use torch_compile=True"),
-    "length_column_name": _LENGTHS,
     "liger_kernel_config": Refusal("apply the kernels to the model before you give it to the Trainer", harmless=({},)),
     "mp_parameters": _ONE_PROCESS,
     "optim_target_modules": Refusal("give the Trainer optimizers or optimizer_cls_and_kwargs", harmless=([],)),
@@ -89,7 +87,7 @@ REFUSALS: dict[str, Refusal] = {
 REFUSED_CHOICES: dict[str, str] = {
     "lr_scheduler_type": "override the Trainer's create_scheduler, or give it optimizers=(optimizer, scheduler)",
     "optim": "give the Trainer any other as optimizer_cls_and_kwargs=(cls, kwargs) or optimizers=(optimizer, None)",
-    "train_sampling_strategy": _LENGTHS.instead,
+    "train_sampling_strategy": "override the Trainer's get_train_dataloader",
 }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loopwright._support.log import get_logger, warn_once
+from loopwright.data.columns import main_input_name
 
 if TYPE_CHECKING:
     from loopwright.loop.hooks import TrainingHooks
@@ -21,7 +22,7 @@ logger = get_logger(__name__)
 
 def count_tokens(trainer: TrainingHooks, inputs: Any, *, only_real: bool) -> int:
     """Return the number of elements of the model's main input; with `only_real` those that aren't padding."""
-    name = getattr(trainer.model, "main_input_name", "input_ids")
+    name = main_input_name(trainer.model)
     tokens = inputs.get(name) if isinstance(inputs, Mapping) else None
     if not isinstance(tokens, torch.Tensor):
         warn_once(logger, f"include_num_input_tokens_seen: batches have no {name!r}, so no tokens are counted")

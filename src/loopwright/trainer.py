@@ -146,6 +146,7 @@ class Trainer:
         self.has_trained = False
         self.is_in_train = False
         self.training_loop: TrainingLoop | None = None
+        self._train_batch_size = self.args.train_batch_size  # or what auto_find_batch_size has found
         self.microbatch_weight = 1.0
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self.callbacks_at_start: dict[str, Any] = {}
@@ -235,7 +236,7 @@ class Trainer:
         if self.train_dataset is None:
             raise ArgumentError("train() needs the Trainer's argument train_dataset")
         dataset, collate = self._without_unused_columns(self.train_dataset, "training")
-        size, sampler = self.args.train_batch_size, None
+        size, sampler = self._train_batch_size, None
         if self.args.train_sampling_strategy == "group_by_length":
             names = getattr(self.processing_class, "model_input_names", None) or [main_input_name(self.model)]
             sampler = group_by_length(self.train_dataset, self.args, names[0], size)
@@ -269,7 +270,7 @@ class Trainer:
 
     def num_examples(self, dataloader: Any) -> int:
         """Return how many examples `dataloader` goes through."""
-        return num_examples(dataloader, batch_size=self.args.train_batch_size)
+        return num_examples(dataloader, batch_size=self._train_batch_size)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: Any

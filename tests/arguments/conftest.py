@@ -33,6 +33,7 @@ _OTHER_VALUES: dict[str, Any] = {
     "per_device_train_batch_size": 3,
     "per_device_eval_batch_size": 5,
     "gradient_accumulation_steps": 2,
+    "auto_find_batch_size": True,
     "num_train_epochs": 1.5,
     "max_steps": 30,
     "average_tokens_across_devices": False,

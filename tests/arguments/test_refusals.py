@@ -17,7 +17,6 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
 # A value that asks for something, for every refused argument.
 ASKING: dict[str, Any] = {
     "accelerator_config": {"split_batches": True},
-    "auto_find_batch_size": True,
     "ddp_backend": "nccl",
     "ddp_broadcast_buffers": False,
     "ddp_bucket_cap_mb": 25,

@@ -35,9 +35,6 @@ _NO_TPU = Refusal("Loopwright trains on CPU, CUDA and MPS; leave it out")
 # Refused at any value but the default.
 REFUSALS: dict[str, Refusal] = {
     "accelerator_config": _NO_ACCELERATE,
-    "auto_find_batch_size": Refusal(
-        "set per_device_train_batch_size, and gradient_accumulation_steps to make up for it"
-    ),
     "ddp_backend": _ONE_PROCESS,
     "ddp_broadcast_buffers": _ONE_PROCESS,
     "ddp_bucket_cap_mb": _ONE_PROCESS,

@@ -34,6 +34,10 @@ class Reports(Protocol):
         """Begin an attempt of the run, and open its trackers."""
         ...
 
+    def take_back(self, reason: str, resumed_at: Mapping[str, Any] | None) -> None:
+        """Let what the attempt has recorded after `resumed_at` count no longer, and begin another one."""
+        ...
+
     def note_resumed(self, checkpoint: Path) -> None:
         """Record the checkpoint gone on from, where that is missing."""
         ...
@@ -76,6 +80,7 @@ class TrainingHooks(Protocol):
     label_names: list[str]
     labels_are_shifted: bool
     microbatch_weight: float
+    _train_batch_size: int
     current_gradient_accumulation_steps: int
     processing_class: Any
     run_id: str

@@ -125,8 +125,7 @@ class Trainer:
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
         set_level(self.args.get_process_log_level())
-        self.memory = MemoryMeter(self.args.device, is_on=not self.args.skip_memory_metrics)
-        self.memory.begin("init")
+        self.memory = MemoryMeter(self.args.device, is_on=not self.args.skip_memory_metrics).begin("init")
         self._seed()
         self.data_collator = data_collator if data_collator is not None else default_data_collator
         self.train_dataset = train_dataset
@@ -143,8 +142,7 @@ class Trainer:
         self._take_model(model if model is not None else self.call_model_init())
 
         self.run_id = uuid.uuid4().hex
-        self.has_trained = False
-        self.is_in_train = False
+        self.has_trained = self.is_in_train = False
         self.training_loop: TrainingLoop | None = None
         self._train_batch_size = self.args.train_batch_size  # or what auto_find_batch_size has found
         self.microbatch_weight = 1.0

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -61,10 +61,10 @@ class MemoryMeter:
         finally:
             self._begun = None
 
-    def begin(self, stage: str) -> None:
-        """Begin a stage."""
+    def begin(self, stage: str) -> Self:
+        """Begin a stage, and return the meter."""
         if not self.is_on:
-            return
+            return self
         gc.collect()
         empty_cache(self.device)
         is_reset = self._reset_peaks()
@@ -72,6 +72,7 @@ class MemoryMeter:
         self._begun = _Begun(stage, held, None if is_reset else peak, self._allocated())
         if held is None:
             warn_once(logger, "skip_memory_metrics=False: there is no /proc here, so the process's memory isn't told")
+        return self
 
     def end_construction(self) -> None:
         """Keep the measures of the stage begun, for the first one that is reported."""

@@ -31,9 +31,11 @@ from loopwright.data.columns import (
     find_label_names,
     inner_model,
     is_column_dataset,
+    main_input_name,
     signature_columns,
 )
 from loopwright.data.device import move_to_device
+from loopwright.data.lengths import group_by_length
 from loopwright.data.loaders import build_eval_loader, build_train_loader, has_length, num_examples
 from loopwright.errors import ArgumentError, UnsupportedArgument
 from loopwright.loop import prediction, step
@@ -49,6 +51,7 @@ from loopwright.loop.session import TrainingSession, choose_checkpoint, reject_r
 from loopwright.loop.train import TrainingLoop
 from loopwright.outputs import EvalLoopOutput, PredictionOutput, TrainOutput
 from loopwright.records import Kind
+from loopwright.runtime.memory import MemoryMeter
 from loopwright.runtime.precision import choose_precision
 from loopwright.runtime.randomness import enable_full_determinism, set_seed
 from loopwright.runtime.wrapping import unwrap_model
@@ -125,6 +128,7 @@ class Trainer(Searching):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
         set_level(self.args.get_process_log_level())
+        self.memory = MemoryMeter(self.args.device, is_on=not self.args.skip_memory_metrics).begin("init")
         self._seed()
         self.data_collator = data_collator if data_collator is not None else default_data_collator
         self.train_dataset = train_dataset
@@ -141,9 +145,9 @@ class Trainer(Searching):
         self._take_model(model if model is not None else self.call_model_init())
 
         self.run_id = uuid.uuid4().hex
-        self.has_trained = False
-        self.is_in_train = False
+        self.has_trained = self.is_in_train = False
         self.training_loop: TrainingLoop | None = None
+        self._train_batch_size = self.args.train_batch_size  # or what auto_find_batch_size has found
         self.microbatch_weight = 1.0
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self.callbacks_at_start: dict[str, Any] = {}
@@ -172,6 +176,7 @@ class Trainer(Searching):
             stateful_callbacks=capture_states([*self.callback_handler.callbacks, self.control]),
         )
         self.control = self.callback_handler.on_init_end(self.args, self.state, self.control)
+        self.memory.end_construction()
 
     # Model
 
@@ -233,7 +238,11 @@ class Trainer(Searching):
         if self.train_dataset is None:
             raise ArgumentError("train() needs the Trainer's argument train_dataset")
         dataset, collate = self._without_unused_columns(self.train_dataset, "training")
-        return build_train_loader(dataset, self.args, collate, batch_size=self.args.train_batch_size)
+        size, sampler = self._train_batch_size, None
+        if self.args.train_sampling_strategy == "group_by_length":
+            names = getattr(self.processing_class, "model_input_names", None) or [main_input_name(self.model)]
+            sampler = group_by_length(self.train_dataset, self.args, names[0], size)
+        return build_train_loader(dataset, self.args, collate, sampler=sampler, batch_size=size)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return the loader to evaluate with: of a given dataset, of the one of that name, or of the Trainer's own."""
@@ -263,7 +272,7 @@ class Trainer(Searching):
 
     def num_examples(self, dataloader: Any) -> int:
         """Return how many examples `dataloader` goes through."""
-        return num_examples(dataloader, batch_size=self.args.train_batch_size)
+        return num_examples(dataloader, batch_size=self._train_batch_size)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
@@ -381,13 +390,19 @@ class Trainer(Searching):
         self.is_in_train = True
         try:
             session = TrainingSession(self, checkpoint, goes_on=bool(resume_from_checkpoint))
-            return session.run(ignore_keys_for_eval)
+            with self.memory.stage("train"):
+                return session.run(ignore_keys_for_eval)
         finally:
             self.is_in_train = False
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Do forward and backward of one micro-batch, and return its share of the update's loss, detached."""
         return step.train_on_microbatch(self, model, inputs, num_items_in_batch)
+
+    def floating_point_ops(self, inputs: Any) -> float | None:
+        """Return the operations of forward and backward on `inputs` where the model can say; None has them counted."""
+        own = getattr(unwrap_model(self.model), "floating_point_ops", None)
+        return own(inputs) if callable(own) else None
 
     def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that forward and loss run in: autocast, where the precision asks for it."""
@@ -458,17 +473,20 @@ class Trainer(Searching):
         start = time.time()
         # Predictions that nothing will look at are not kept.
         loss_only = True if description == "Evaluation" and self.compute_metrics is None else None
-        output = self.evaluation_loop(
-            loader,
-            description=description,
-            prediction_loss_only=loss_only,
-            ignore_keys=ignore_keys,
-            metric_key_prefix=prefix,
-        )
-        metrics = output.metrics if output.metrics is not None else {}
-        num_samples = output.num_samples or 0
-        num_steps = math.ceil(num_samples / self.args.eval_batch_size)
-        metrics.update(speed_metrics(prefix, start, num_samples, num_steps))
+        stage = "eval" if description == "Evaluation" else "test"
+        with self.memory.stage(stage):
+            output = self.evaluation_loop(
+                loader,
+                description=description,
+                prediction_loss_only=loss_only,
+                ignore_keys=ignore_keys,
+                metric_key_prefix=prefix,
+            )
+            metrics = output.metrics if output.metrics is not None else {}
+            num_samples = output.num_samples or 0
+            num_steps = math.ceil(num_samples / self.args.eval_batch_size)
+            metrics.update(speed_metrics(prefix, start, num_samples, num_steps))
+            self.memory.add_to(metrics, stage)
         return output, metrics
 
     def evaluation_loop(

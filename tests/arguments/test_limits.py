@@ -31,6 +31,7 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "max_grad_norm": ([-1], [0, float("inf")]),
     "max_hours": ([0, -1, float("inf")], [0.5, 24.0]),
     "max_steps": ([-2], [-1, 0, 1]),
+    "neftune_noise_alpha": ([-1, float("inf")], [0, 5.0]),
     "num_train_epochs": ([-1, float("inf")], [0, 0.5]),
     "per_device_eval_batch_size": ([0], [1]),
     "per_device_train_batch_size": ([0], [1]),

@@ -17,7 +17,6 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
 # A value that asks for something, for every refused argument.
 ASKING: dict[str, Any] = {
     "accelerator_config": {"split_batches": True},
-    "auto_find_batch_size": True,
     "ddp_backend": "nccl",
     "ddp_broadcast_buffers": False,
     "ddp_bucket_cap_mb": 25,
@@ -41,10 +40,8 @@ ASKING: dict[str, Any] = {
     "hub_strategy": "end",
     "hub_token": "hf_secret",
     "jit_mode_eval": True,
-    "length_column_name": "size",
     "liger_kernel_config": {"rope": True},
     "mp_parameters": "{}",
-    "neftune_noise_alpha": 5.0,
     "optim_target_modules": ["attention"],
     "parallelism_config": ParallelismConfig(),
     "past_index": 2,
@@ -55,7 +52,6 @@ ASKING: dict[str, Any] = {
     "ray_scope": "all",
     "save_on_each_node": True,
     "save_safetensors": False,
-    "skip_memory_metrics": False,
     "split_batches": True,
     "tpu_metrics_debug": True,
     "tpu_num_cores": 8,
@@ -115,9 +111,9 @@ def test_unknown_optimizer_is_answered_with_those_that_work() -> None:
         TrainingArguments("out", optim="adamw")
 
 
-def test_greedy_schedule_and_sampling_by_length_are_refused() -> None:
+def test_greedy_schedule_and_rebalanced_batches_are_refused() -> None:
     with pytest.raises(UnsupportedArgument, match=r"^lr_scheduler_type='greedy' is not supported: .*create_scheduler"):
         TrainingArguments("out", lr_scheduler_type="greedy")
-    for name in (SamplingStrategy.GROUP_BY_LENGTH, SamplingStrategy.BATCH_REBALANCE):
-        with pytest.raises(UnsupportedArgument, match=rf"^train_sampling_strategy='{name}' is not supported: .*length"):
-            TrainingArguments("out", train_sampling_strategy=name)
+    name = SamplingStrategy.BATCH_REBALANCE
+    with pytest.raises(UnsupportedArgument, match=rf"^train_sampling_strategy='{name}' is not supported: .*by_length"):
+        TrainingArguments("out", train_sampling_strategy=name)

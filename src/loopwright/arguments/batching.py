@@ -29,4 +29,4 @@ class BatchingArguments:
     """Divide the loss by the number of tokens in the step on all processes rather than on this one."""
 
     auto_find_batch_size: bool = False
-    """Refused: retry with smaller batches when memory runs out."""
+    """Begin again with half the batch size where memory runs out in one of the first ten updates."""

@@ -145,8 +145,8 @@ class SamplingStrategy(Choice):
 
     @classmethod
     def honoured(cls) -> tuple[Self, ...]:
-        """Return those that need not know the examples' lengths."""
-        return (cls.RANDOM, cls.SEQUENTIAL)
+        """Return those of one process; the other balances lengths between several."""
+        return (cls.RANDOM, cls.SEQUENTIAL, cls.GROUP_BY_LENGTH)
 
 
 class TokenCount(Choice):

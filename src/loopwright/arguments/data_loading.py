@@ -12,13 +12,14 @@ class DataLoadingArguments:
     """Order, columns and worker processes."""
 
     train_sampling_strategy: SamplingStrategy | str = "random"
-    """Order of the training examples: "random", anew in each epoch, or "sequential"."""
+    """Order of the training examples: "random", anew in each epoch, "sequential", or "group_by_length": random, with
+    examples of about the same length side by side."""
 
     data_seed: int | None = None
     """Seed of the order of the training examples; None takes `seed`."""
 
     length_column_name: str = "length"
-    """Refused at another value: the column that holds the examples' lengths, for grouping by length."""
+    """Entry of the examples that holds their lengths, for "group_by_length"; without it the main input is measured."""
 
     remove_unused_columns: bool = True
     """Drop columns that the model's `forward` doesn't name."""

@@ -54,6 +54,7 @@ LIMITS: dict[str, Limit] = {
     "max_grad_norm": Limit("a number of at least 0; 0 clips nothing", lambda value: value >= 0),
     "max_hours": MORE_THAN_0,
     "max_steps": Limit("a whole number above 0, or -1 to go by num_train_epochs", lambda value: value >= -1),
+    "neftune_noise_alpha": at_least(0),
     "num_train_epochs": at_least(0),
     "per_device_eval_batch_size": at_least(1),
     "per_device_train_batch_size": at_least(1),

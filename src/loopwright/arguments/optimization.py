@@ -53,4 +53,5 @@ class OptimizationArguments:
     """Probability taken from the true label and spread over all; 0 is none."""
 
     neftune_noise_alpha: float | None = None
-    """Refused: noise on the embeddings."""
+    """Add uniform noise within so much, divided by sqrt(length x width), to the input embeddings in training (NEFTune);
+    None adds none."""

@@ -31,14 +31,10 @@ _NO_ACCELERATE = Refusal("Loopwright doesn't use Accelerate; leave it out", harm
 _FSDP = Refusal("this version runs one process and shards nothing; leave it out", harmless=("", False, [], {}))
 _AUTOCAST = Refusal("bf16=True and fp16=True use torch's own autocast; leave it out", harmless=("amp", "cpu_amp"))
 _NO_TPU = Refusal("Loopwright trains on CPU, CUDA and MPS; leave it out")
-_LENGTHS = Refusal("this version groups nothing by length; give the Trainer a get_train_dataloader of your own")
 
 # Refused at any value but the default.
 REFUSALS: dict[str, Refusal] = {
     "accelerator_config": _NO_ACCELERATE,
-    "auto_find_batch_size": Refusal(
-        "set per_device_train_batch_size, and gradient_accumulation_steps to make up for it"
-    ),
     "ddp_backend": _ONE_PROCESS,
     "ddp_broadcast_buffers": _ONE_PROCESS,
     "ddp_bucket_cap_mb": _ONE_PROCESS,
@@ -62,10 +58,8 @@ REFUSALS: dict[str, Refusal] = {
     "hub_strategy": _HUB,
     "hub_token": _HUB,
     "jit_mode_eval": Refusal("use torch_compile=True"),
-    "length_column_name": _LENGTHS,
     "liger_kernel_config": Refusal("apply the kernels to the model before you give it to the Trainer", harmless=({},)),
     "mp_parameters": _ONE_PROCESS,
-    "neftune_noise_alpha": Refusal("add the noise in a forward hook on the model's embeddings", harmless=(0,)),
     "optim_target_modules": Refusal("give the Trainer optimizers or optimizer_cls_and_kwargs", harmless=([],)),
     "parallelism_config": _NO_ACCELERATE,
     "past_index": Refusal("override training_step and prediction_step"),
@@ -76,7 +70,6 @@ REFUSALS: dict[str, Refusal] = {
     "ray_scope": Refusal("there is no search with Ray; leave it out"),
     "save_on_each_node": _ONE_PROCESS,
     "save_safetensors": Refusal("models are saved as safetensors, since no pickle is ever loaded; leave it out"),
-    "skip_memory_metrics": Refusal("read torch.cuda.max_memory_allocated in a callback"),
     "split_batches": _NO_ACCELERATE,
     "tpu_metrics_debug": _NO_TPU,
     "tpu_num_cores": _NO_TPU,
@@ -91,7 +84,7 @@ REFUSALS: dict[str, Refusal] = {
 REFUSED_CHOICES: dict[str, str] = {
     "lr_scheduler_type": "override the Trainer's create_scheduler, or give it optimizers=(optimizer, scheduler)",
     "optim": "give the Trainer any other as optimizer_cls_and_kwargs=(cls, kwargs) or optimizers=(optimizer, None)",
-    "train_sampling_strategy": _LENGTHS.instead,
+    "train_sampling_strategy": "override the Trainer's get_train_dataloader",
 }
 
 

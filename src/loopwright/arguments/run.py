@@ -42,4 +42,4 @@ class RunArguments:
     """Refused: debug modes of transformers."""
 
     skip_memory_metrics: bool = True
-    """Refused when False: memory measurements among the metrics."""
+    """Leave measures of memory out of the metrics; False measures construction, training, evaluation and prediction."""

@@ -44,6 +44,11 @@ def find_label_names(model_class: type[nn.Module]) -> list[str]:
     return [name for name in names if "label" in name or name in spans]
 
 
+def main_input_name(model: nn.Module) -> str:
+    """Return the name of the model's main input, whose elements are its tokens."""
+    return str(getattr(model, "main_input_name", "input_ids"))
+
+
 def can_return_loss(model_class: type[nn.Module]) -> bool:
     """Return whether the class's forward computes a loss of itself, having a `return_loss` that is True by default."""
     parameter = inspect.signature(model_class.forward).parameters.get("return_loss")

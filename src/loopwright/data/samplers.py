@@ -53,9 +53,12 @@ class EpochSampler(Sampler[int]):
             yield from range(start, self.num_examples)
             return
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(self.num_examples, generator=generator, device="cpu")
+        order = self._order(generator)
         for first in range(start, self.num_examples, _INDICES_AT_ONCE):
             yield from order[first : first + _INDICES_AT_ONCE].tolist()
+
+    def _order(self, generator: torch.Generator) -> torch.Tensor:
+        return torch.randperm(self.num_examples, generator=generator, device="cpu")
 
     def __len__(self) -> int:
         return self.num_examples

@@ -284,6 +284,10 @@ class Recorder:
             (record for record in awaited if not (record.kind in is_made and record.step <= first_step)), first_step
         )
 
+    def take_back(self) -> None:
+        """Let all that is awaited again count no longer: it will not come."""
+        self._drop(self._repetition.give_up())
+
     def _diverge(self, difference: Difference) -> None:
         self._drop(self._repetition.give_up())
         if self._has_diverged:

@@ -55,6 +55,7 @@ _HARMLESS = frozenset(
         "save_top_k",
         "save_total_limit",
         "signal_action",
+        "skip_memory_metrics",
         "tracker_call_timeout",
         "tracker_close_timeout",
         "tracker_open_timeout",

@@ -34,6 +34,10 @@ class Reports(Protocol):
         """Begin an attempt of the run, and open its trackers."""
         ...
 
+    def take_back(self, reason: str, resumed_at: Mapping[str, Any] | None) -> None:
+        """Let what the attempt has recorded after `resumed_at` count no longer, and begin another one."""
+        ...
+
     def note_resumed(self, checkpoint: Path) -> None:
         """Record the checkpoint gone on from, where that is missing."""
         ...
@@ -84,6 +88,7 @@ class TrainingHooks(Protocol):
     label_names: list[str]
     labels_are_shifted: bool
     microbatch_weight: float
+    _train_batch_size: int
     current_gradient_accumulation_steps: int
     processing_class: Any
     run_id: str
@@ -107,6 +112,10 @@ class TrainingHooks(Protocol):
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Do forward and backward of a micro-batch; return its share of the update's loss."""
+        ...
+
+    def floating_point_ops(self, inputs: Any) -> float | None:
+        """Return the operations of a micro-batch; None to have them counted."""
         ...
 
     def prediction_step(

@@ -15,8 +15,10 @@ from loopwright.checkpoint.reader import load_loopwright_state, load_model_weigh
 from loopwright.checkpoint.verify import newest_whole, require_whole
 from loopwright.data.loaders import data_seed
 from loopwright.errors import ArgumentError, CheckpointError, CheckpointNotFound, Preempted, describe
+from loopwright.loop.batch_size import BatchSizeSearch, check_size_is_used
 from loopwright.loop.branching import restarted_run, why_branch
 from loopwright.loop.feed import Feed
+from loopwright.loop.neftune import input_embeddings, noisy_embeddings
 from loopwright.loop.pausing import PausePoint
 from loopwright.loop.persist import position_in, restore_callbacks, restore_loop
 from loopwright.loop.plan import TrainingPlan, make_plan
@@ -97,6 +99,7 @@ class TrainingSession:
         self.trainer = trainer
         self.checkpoint = checkpoint
         self.goes_on = goes_on
+        self.is_again = False
         self.signals = SignalWatch(is_on=trainer.args.signal_action != "off")
 
     def run(self, ignore_keys_for_eval: list[str] | None) -> TrainOutput:
@@ -125,11 +128,34 @@ class TrainingSession:
 
     def _train(self, ignore_keys_for_eval: list[str] | None) -> TrainOutput:
         trainer = self.trainer
+        trainer._train_batch_size = self._first_batch_size()
+        if self.checkpoint is not None or not trainer.args.auto_find_batch_size:
+            return self._train_with(None, ignore_keys_for_eval)
+        search = BatchSizeSearch(trainer)
+        while True:
+            try:
+                return self._train_with(search, ignore_keys_for_eval)
+            except RuntimeError as error:
+                if not search.can_go_back(error):
+                    raise
+                reason = describe(error)
+            search.go_back(reason)  # out here, where nothing holds the failed update's tensors any more
+            self.is_again = True
+
+    def _first_batch_size(self) -> int:
+        args = self.trainer.args
+        if self.checkpoint is not None and args.auto_find_batch_size:
+            return load_trainer_state(self.checkpoint).train_batch_size or args.train_batch_size
+        return args.train_batch_size
+
+    def _train_with(self, search: BatchSizeSearch | None, ignore_keys_for_eval: list[str] | None) -> TrainOutput:
+        trainer = self.trainer
         trainer.training_loop = None
         if self.checkpoint is not None:
             load_model_weights(unwrap_model(trainer.model), self.checkpoint)
         loader = trainer.get_train_dataloader()
-        plan = make_plan(trainer.args, loader, trainer.args.train_batch_size)
+        check_size_is_used(loader, trainer._train_batch_size, trainer.args.train_batch_size)
+        plan = make_plan(trainer.args, loader, trainer._train_batch_size)
         self._begin_state(plan)
         self._prepare_model(plan)
         loop = self._make_loop(plan, loader)
@@ -140,9 +166,13 @@ class TrainingSession:
         handler.train_dataloader = loader
         first_step = trainer.state.global_step
         self._announce(plan)
-        self._begin_reporting()
+        if not self.is_again:
+            self._begin_reporting()
         trainer.saving.begin()
-        loop.run()
+        if search is not None:
+            search.watch(loop)
+        with noisy_embeddings(unwrap_model(trainer.model), trainer.args.neftune_noise_alpha):
+            loop.run()
         trainer.saving.finish()
         if loop.is_paused:
             self._save_paused(loop)
@@ -222,7 +252,7 @@ class TrainingSession:
         trainer, args = self.trainer, self.trainer.args
         trainer.callbacks_at_start = capture_states(trainer.callback_handler.callbacks)
         if self.checkpoint is None:
-            state = TrainerState(epoch=0, train_batch_size=args.train_batch_size)
+            state = TrainerState(epoch=0, train_batch_size=trainer._train_batch_size)
             state.compute_steps(args, plan.max_steps)
         else:
             state = load_trainer_state(self.checkpoint)
@@ -251,11 +281,12 @@ class TrainingSession:
             for kind, old in before.items()
             if getattr(state, f"{kind}_steps") != old
         ]
-        if state.train_batch_size not in (None, self.trainer.args.train_batch_size):
-            changed.append(f"batch size {self.trainer.args.train_batch_size} was {state.train_batch_size}")
+        batch_size = self.trainer._train_batch_size
+        if state.train_batch_size not in (None, batch_size):
+            changed.append(f"batch size {batch_size} was {state.train_batch_size}")
         if changed:
             logger.warning("resuming with other arguments than %s: %s", self.checkpoint, ", ".join(changed))
-        state.train_batch_size = self.trainer.args.train_batch_size
+        state.train_batch_size = batch_size
 
     def _take_trial(self, state: TrainerState) -> None:
         trial = self.trainer.trial
@@ -275,6 +306,8 @@ class TrainingSession:
 
     def _prepare_model(self, plan: TrainingPlan) -> None:
         trainer = self.trainer
+        if alpha := trainer.args.neftune_noise_alpha:
+            input_embeddings(unwrap_model(trainer.model), alpha)  # raises before anything is begun
         trainer.prepare_model_for_training()
         trainer.forget_own_scheduler()
         trainer.create_optimizer_and_scheduler(num_training_steps=plan.max_steps)
@@ -309,7 +342,7 @@ class TrainingSession:
             f"{plan.num_examples:,}",
             plan.max_steps,
             plan.accumulation,
-            trainer.args.train_batch_size,
+            trainer._train_batch_size,
             f"{trainable:,}",
         )
         if self.checkpoint is not None:
@@ -327,6 +360,7 @@ class TrainingSession:
         if state.total_flos:
             metrics["total_flos"] = state.total_flos
         metrics.update(loop.window.overall())
+        trainer.memory.add_to(metrics, "train")
         trainer.log(metrics)
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             logger.info("loading the best weights, from %s", state.best_model_checkpoint)

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from loopwright.loop.loss import count_items, extract_loss
-from loopwright.loop.tokens import count_tokens
 from loopwright.runtime.device import empty_cache
 
 
@@ -20,10 +19,6 @@ def train_on_microbatch(trainer: Any, model: nn.Module, inputs: Any, num_items: 
     if not model.training:
         model.train()
     inputs = trainer._prepare_inputs(inputs)
-    if args.include_num_input_tokens_seen != "no":
-        only_real = args.include_num_input_tokens_seen == "non_padding"
-        seen = count_tokens(trainer.model, inputs, trainer.processing_class, only_real=only_real)
-        trainer.state.num_input_tokens_seen += seen
     with trainer.compute_loss_context_manager():
         if trainer.compute_loss_takes_num_items:
             loss = trainer.compute_loss(model, inputs, num_items_in_batch=num_items)

@@ -10,9 +10,11 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from loopwright._support.log import get_logger
+from loopwright.loop.flops import FlopCounter
 from loopwright.loop.metrics import update_best, watched_metric
 from loopwright.loop.pausing import Paused, PausePoint
 from loopwright.loop.report import LossWindow
+from loopwright.loop.tokens import count_tokens
 from loopwright.loop.update import Update
 from loopwright.state import CONTROL_FLAGS
 
@@ -110,7 +112,8 @@ class TrainingLoop:
         self.is_done = False
         self.ignore_keys_for_eval: list[str] | None = None
         self._parameters: list[torch.nn.Parameter] = []
-        self._tokens_before_update = trainer.state.num_input_tokens_seen
+        self.flops = FlopCounter(trainer)
+        self._counted_before_update = (trainer.state.num_input_tokens_seen, trainer.state.total_flos)
 
     # Epochs
 
@@ -160,6 +163,7 @@ class TrainingLoop:
         self.pause.signals.guard_workers()
         # Taken anew each epoch: callbacks freeze and unfreeze, and may add modules.
         self._parameters = list(trainer.model.parameters())
+        self.flops.begin_epoch(self._parameters)
         going = self._finish_actions(self._put_back())
         cut_short = not going and self._is_cut_short()
         while going and not (self.is_done or position.is_cut) and position.batches < self.plan.batches_per_epoch:
@@ -221,7 +225,7 @@ class TrainingLoop:
             return False
         if begun is None:
             self.update = Update.of(trainer, batches, num_items)
-            self._tokens_before_update = trainer.state.num_input_tokens_seen
+            self._counted_before_update = (trainer.state.num_input_tokens_seen, trainer.state.total_flos)
             trainer.control = trainer.callback_handler.on_step_begin(trainer.args, trainer.state, trainer.control)
         else:
             begun.batches = batches
@@ -255,9 +259,13 @@ class TrainingLoop:
             return None
         size, num_items = update.size, update.num_items
         trainer.current_gradient_accumulation_steps = size
+        counted = trainer.args.include_num_input_tokens_seen
         for inputs in update.batches:
+            if counted != "no":
+                trainer.state.num_input_tokens_seen += count_tokens(trainer, inputs, only_real=counted == "non_padding")
             trainer.microbatch_weight = update.weights[update.done]
-            update.add(trainer.training_step(trainer.model_wrapped, inputs, num_items))
+            with self.flops.counting(inputs):
+                update.add(trainer.training_step(trainer.model_wrapped, inputs, num_items))
             feed.used += 1
             self.position.batches += 1
             if update.done < size:
@@ -346,6 +354,7 @@ class TrainingLoop:
             "last_logged_step": self.last_logged_step,
             "grad_norm": None if self.grad_norm is None else float(self.grad_norm),
             "learning_rate": self.learning_rate,
+            "flops": self.flops.state(),
             "flags": self.flags_to_act_on,
             "stops": self.trainer.control.should_training_stop and not self._is_complete(),
         }
@@ -356,6 +365,8 @@ class TrainingLoop:
         self.last_logged_step = state["last_logged_step"]
         self.grad_norm = state["grad_norm"]
         self.learning_rate = state["learning_rate"]
+        if "flops" in state:
+            self.flops.load_state(state["flops"])
 
     def _is_complete(self) -> bool:
         return self.trainer.state.global_step >= self.plan.max_steps
@@ -377,4 +388,5 @@ class TrainingLoop:
             self.position.batches -= self.feed.used
             self.feed.used = 0
             self.update = None
-            self.trainer.state.num_input_tokens_seen = self._tokens_before_update
+            state = self.trainer.state
+            state.num_input_tokens_seen, state.total_flos = self._counted_before_update

@@ -94,6 +94,15 @@ class Reporting:
         self._open_trackers()
         _alive.add(self)
 
+    def take_back(self, reason: str, resumed_at: Mapping[str, Any] | None) -> None:
+        """End the attempt as failed and begin another one; what was recorded after `resumed_at` counts no longer."""
+        if self.recorder is None:
+            return
+        self._last_status = Status.FAILED
+        self.recorder.end_attempt(Status.FAILED, reason)
+        self.begin(resumed_at=resumed_at)
+        self.recorder.take_back()
+
     def _open_trackers(self) -> None:
         if self._run is None or self.recorder is None:
             return

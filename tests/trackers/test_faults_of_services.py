@@ -7,6 +7,7 @@ content equal to the journal, point by point.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import threading
@@ -22,7 +23,7 @@ from loopwright.trackers.registry import BUILT_IN
 from loopwright.trackers.wandb_session import tear_down
 from tests.trackers.disks import fill, mount_small_disk
 from tests.trackers.places import place_of
-from tests.trackers.trainings import build, deliver_what_is_left, same_weights, tracker_at, weights
+from tests.trackers.trainings import UntilFault, build, deliver_what_is_left, same_weights, tracker_at, weights
 
 HERE = Path(__file__).parent
 FAULTS = ("raise", "raise-after", "exit", "hang", "hang-after")
@@ -49,6 +50,10 @@ def cases():
 
 
 pytestmark = [
+    # In this process SDKs are imported beside training, where a warning of theirs would be an error of the tracker's.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::SyntaxWarning"),
     # The thread of SummaryWriter dies of what it is left in.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -75,10 +80,14 @@ def faulty(monkeypatch, tmp_path):
 @pytest.fixture
 def service(request, monkeypatch, tmp_path):
     """Return the place of the service that the test is given, by indirect parametrization."""
+    before = dict(os.environ)
     place = place_of(request.param, tmp_path)
     for name, value in place.environment().items():
         monkeypatch.setenv(name, value)
-    return place
+    yield place
+    place.close()
+    os.environ.clear()  # a tracker that lives in this process sets its SDK's variables
+    os.environ.update(before)
 
 
 @pytest.mark.parametrize(("service", "fault", "where", "home"), list(cases()), indirect=["service"])
@@ -87,17 +96,20 @@ def test_fault_changes_nothing_and_loses_nothing(service, fault, where, home, fa
     out = tmp_path / "out"
     kind = getattr(faulty, f"Faulty_{service.name}")
     call_seconds = service.call_seconds
+    patience = UntilFault(tmp_path, where)
     trainer = build(
-        out, callbacks=[tracker_at(home, kind)], tracker_call_timeout=call_seconds,
+        out, callbacks=[tracker_at(home, kind), patience], tracker_call_timeout=call_seconds,
         tracker_close_timeout=2 * call_seconds, tracker_open_timeout=call_seconds + 1,
     )  # fmt: skip
     began = time.monotonic()
     trainer.train()
-    assert time.monotonic() - began < 15 + 5 * call_seconds
+    assert time.monotonic() - began - patience.waited < 15 + 5 * call_seconds
     assert same_weights(weights(trainer), without_trackers)
     with JournalReader(out) as reader:
         assert reader.attempts()[-1].status is Status.COMPLETED
+        assert [entry.place for entry in reader.sinks()] == [home]
     trainer.reporting.close()
+    assert (tmp_path / "fault-met").exists()
     (tmp_path / "fault").unlink()
     deliver_what_is_left(out, modules=HERE / "faulty")
     assert service.holds(out)

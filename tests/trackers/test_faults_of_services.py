@@ -2,7 +2,8 @@
 
 Pairwise: each fault at each place, the tracker living now in the delivery process, now in the training's. Whatever
 went wrong, the weights equal those of a training without trackers, and `loopwright sync` afterwards makes the service's
-content equal to the journal, point by point.
+content equal to the journal, point by point. Flyte's tracker, which is on only in a task, has a matrix of its own, in
+its own tests.
 """
 
 from __future__ import annotations
@@ -18,16 +19,22 @@ import pytest
 
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Status
-from loopwright.trackers import registry
 from loopwright.trackers.registry import BUILT_IN
 from loopwright.trackers.wandb_session import tear_down
 from tests.trackers.disks import fill, mount_small_disk
 from tests.trackers.places import place_of
-from tests.trackers.trainings import UntilFault, build, deliver_what_is_left, same_weights, tracker_at, weights
+from tests.trackers.trainings import (
+    FAULT_PLACES,
+    FAULTS,
+    UntilFault,
+    build,
+    deliver_what_is_left,
+    same_weights,
+    tracker_at,
+    weights,
+)
 
 HERE = Path(__file__).parent
-FAULTS = ("raise", "raise-after", "exit", "hang", "hang-after")
-PLACES = ("open", "deliver", "artifact", "close")
 HOMES = ("delivery", "training")
 
 
@@ -35,7 +42,7 @@ def cases():
     """Return the matrix; in every run its pairwise part: each service with each fault and at each place."""
     for number, listed in enumerate(BUILT_IN):
         place = place_of(listed.name, Path())
-        where = [name for name in PLACES if name != "artifact" or place.stores_checkpoints]
+        where = [name for name in FAULT_PLACES if name != "artifact" or place.stores_checkpoints]
         if place.home == "off":
             continue
         for row, fault in enumerate(FAULTS):
@@ -60,18 +67,11 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def faulty(monkeypatch, tmp_path):
-    """Return the module of the faulty trackers."""
-    monkeypatch.syspath_prepend(HERE / "faulty")
-    registry.listed_trackers.cache_clear()
-    import faulty_trackers
-
-    monkeypatch.setenv("FAULT_FILE", str(tmp_path / "fault"))
-    monkeypatch.chdir(tmp_path)
-    yield faulty_trackers
-    registry.listed_trackers.cache_clear()
-    if "wandb" in sys.modules:  # it keeps its settings, this test's variables among them, for the whole process
+@pytest.fixture(autouse=True)
+def wandb_torn_down():
+    """Have W&B forget the settings that it keeps for the whole process, a test's variables among them."""
+    yield
+    if "wandb" in sys.modules:
         leaving = threading.Thread(target=tear_down, daemon=True)
         leaving.start()
         leaving.join(10)

@@ -17,6 +17,10 @@ from loopwright.journal.reader import JournalReader
 from loopwright.records import Kind
 from loopwright.trackers.naming import group_name, numbers
 
+# What a faulty tracker suffers, and where.
+FAULTS = ("raise", "raise-after", "exit", "hang", "hang-after")
+FAULT_PLACES = ("open", "deliver", "artifact", "close")
+
 
 class Network(nn.Module):
     def __init__(self) -> None:

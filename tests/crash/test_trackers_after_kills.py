@@ -32,13 +32,17 @@ MEASURED = {"emissions_kg", "energy_kwh"}
 
 
 class Services:
-    """A place for each service that a training can report to from its delivery process, and the generic one."""
+    """A place for each service that a training can report to from its delivery process, and the generic one.
+
+    Not for those that need a service to run beside them: what a killed delivery leaves there, their own tests show.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(exist_ok=True)
         self.directory = directory
         self.generic = Service()
-        self.places = [place for place in listed_places(directory) if place.home == "delivery"]
+        places = listed_places(directory)
+        self.places = [place for place in places if place.home == "delivery" and not place.needs_service]
         self.environment = {**os.environ, "GENERIC_URL": self.generic.url, "GENERIC_ARTIFACTS": "1"}
         for place in self.places:
             self.environment |= place.environment()

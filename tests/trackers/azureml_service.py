@@ -6,6 +6,7 @@ import base64
 import datetime
 import json
 import math
+import sys
 import threading
 import time
 from collections import Counter
@@ -29,6 +30,15 @@ def _make_token() -> str:
     return ".".join(
         [*(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts), "c2ln"]
     )
+
+
+def stop_token_threads() -> None:
+    """End the SDK's threads, which renew tokens and would go on for the whole of a process."""
+    for name in ("azureml.core.authentication", "azureml.mlflow._common._authentication.azureml_token_authentication"):
+        kind = getattr(sys.modules.get(name), "AzureMLTokenAuthentication", None)
+        if kind is not None and kind._daemon is not None:
+            kind._daemon.stop()
+            kind._daemon = None
 
 
 class AzureML:

@@ -25,6 +25,19 @@ def generic(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Register the faulty trackers as an installed package would be; returns their module."""
+    monkeypatch.syspath_prepend(HERE / "faulty")
+    registry.listed_trackers.cache_clear()
+    import faulty_trackers
+
+    monkeypatch.setenv("FAULT_FILE", str(tmp_path / "fault"))
+    monkeypatch.chdir(tmp_path)
+    yield faulty_trackers
+    registry.listed_trackers.cache_clear()
+
+
+@pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch):
     """A running service, which the generic tracker finds."""
     from tests.trackers.service import Service

@@ -61,12 +61,20 @@ def as_float32(points: Points) -> Points:
     return {place: Counter(float(np.float32(value)) for value in values.elements()) for place, values in points.items()}
 
 
+def mlflow_runs(tracking_uri: str) -> list[Any]:
+    """Return all runs of a store."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking_uri)
+    return [run for experiment in client.search_experiments() for run in client.search_runs([experiment.experiment_id])]
+
+
 def mlflow(tracking_uri: str) -> Points:
     """Return the metrics of the only run of a store."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking_uri)
-    runs = [run for experiment in client.search_experiments() for run in client.search_runs([experiment.experiment_id])]
+    runs = mlflow_runs(tracking_uri)
     assert len(runs) == 1, f"{len(runs)} runs"
     found: Points = {}
     for name in runs[0].data.metrics:

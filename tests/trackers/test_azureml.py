@@ -22,7 +22,7 @@ from loopwright.trackers import azureml_session
 from loopwright.trackers.description import recorded_variables
 from loopwright.trackers.placement import place
 from loopwright.trackers.registry import listed_trackers, reporting_callbacks
-from tests.trackers.azureml_service import JOB, NAN, AzureML, Journal
+from tests.trackers.azureml_service import JOB, NAN, AzureML, Journal, stop_token_threads
 from tests.trackers.azureml_workspace import Workspace
 from tests.trackers.mlflow_service import recorded_points, stored_points
 from tests.trackers.trainings import build, same_weights, weights
@@ -43,12 +43,7 @@ def outside(tmp_path, monkeypatch):
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     yield
-    for name in ("azureml.core.authentication", "azureml.mlflow._common._authentication.azureml_token_authentication"):
-        # The SDK's threads, which renew tokens, go on for the whole of a process.
-        kind = getattr(sys.modules.get(name), "AzureMLTokenAuthentication", None)
-        if kind is not None and kind._daemon is not None:
-            kind._daemon.stop()
-            kind._daemon = None
+    stop_token_threads()
 
 
 @pytest.fixture

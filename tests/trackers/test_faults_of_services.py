@@ -2,11 +2,13 @@
 
 Pairwise: each fault at each place, the tracker living now in the delivery process, now in the training's. Whatever
 went wrong, the weights equal those of a training without trackers, and `loopwright sync` afterwards makes the service's
-content equal to the journal, point by point.
+content equal to the journal, point by point. Flyte's tracker, which is on only in a task, has a matrix of its own, in
+its own tests.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import threading
@@ -17,16 +19,22 @@ import pytest
 
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Status
-from loopwright.trackers import registry
 from loopwright.trackers.registry import BUILT_IN
 from loopwright.trackers.wandb_session import tear_down
 from tests.trackers.disks import fill, mount_small_disk
 from tests.trackers.places import place_of
-from tests.trackers.trainings import build, deliver_what_is_left, same_weights, tracker_at, weights
+from tests.trackers.trainings import (
+    FAULT_PLACES,
+    FAULTS,
+    UntilFault,
+    build,
+    deliver_what_is_left,
+    same_weights,
+    tracker_at,
+    weights,
+)
 
 HERE = Path(__file__).parent
-FAULTS = ("raise", "raise-after", "exit", "hang", "hang-after")
-PLACES = ("open", "deliver", "artifact", "close")
 HOMES = ("delivery", "training")
 
 
@@ -34,7 +42,7 @@ def cases():
     """Return the matrix; in every run its pairwise part: each service with each fault and at each place."""
     for number, listed in enumerate(BUILT_IN):
         place = place_of(listed.name, Path())
-        where = [name for name in PLACES if name != "artifact" or place.stores_checkpoints]
+        where = [name for name in FAULT_PLACES if name != "artifact" or place.stores_checkpoints]
         if place.home == "off":
             continue
         for row, fault in enumerate(FAULTS):
@@ -49,24 +57,21 @@ def cases():
 
 
 pytestmark = [
+    # In this process SDKs are imported beside training, where a warning of theirs would be an error of the tracker's.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::SyntaxWarning"),
     # The thread of SummaryWriter dies of what it is left in.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
 
-@pytest.fixture
-def faulty(monkeypatch, tmp_path):
-    """Return the module of the faulty trackers."""
-    monkeypatch.syspath_prepend(HERE / "faulty")
-    registry.listed_trackers.cache_clear()
-    import faulty_trackers
-
-    monkeypatch.setenv("FAULT_FILE", str(tmp_path / "fault"))
-    monkeypatch.chdir(tmp_path)
-    yield faulty_trackers
-    registry.listed_trackers.cache_clear()
-    if "wandb" in sys.modules:  # it keeps its settings, this test's variables among them, for the whole process
+@pytest.fixture(autouse=True)
+def wandb_torn_down():
+    """Have W&B forget the settings that it keeps for the whole process, a test's variables among them."""
+    yield
+    if "wandb" in sys.modules:
         leaving = threading.Thread(target=tear_down, daemon=True)
         leaving.start()
         leaving.join(10)
@@ -75,10 +80,14 @@ def faulty(monkeypatch, tmp_path):
 @pytest.fixture
 def service(request, monkeypatch, tmp_path):
     """Return the place of the service that the test is given, by indirect parametrization."""
+    before = dict(os.environ)
     place = place_of(request.param, tmp_path)
     for name, value in place.environment().items():
         monkeypatch.setenv(name, value)
-    return place
+    yield place
+    place.close()
+    os.environ.clear()  # a tracker that lives in this process sets its SDK's variables
+    os.environ.update(before)
 
 
 @pytest.mark.parametrize(("service", "fault", "where", "home"), list(cases()), indirect=["service"])
@@ -87,17 +96,20 @@ def test_fault_changes_nothing_and_loses_nothing(service, fault, where, home, fa
     out = tmp_path / "out"
     kind = getattr(faulty, f"Faulty_{service.name}")
     call_seconds = service.call_seconds
+    patience = UntilFault(tmp_path, where)
     trainer = build(
-        out, callbacks=[tracker_at(home, kind)], tracker_call_timeout=call_seconds,
+        out, callbacks=[tracker_at(home, kind), patience], tracker_call_timeout=call_seconds,
         tracker_close_timeout=2 * call_seconds, tracker_open_timeout=call_seconds + 1,
     )  # fmt: skip
     began = time.monotonic()
     trainer.train()
-    assert time.monotonic() - began < 15 + 5 * call_seconds
+    assert time.monotonic() - began - patience.waited < 15 + 5 * call_seconds
     assert same_weights(weights(trainer), without_trackers)
     with JournalReader(out) as reader:
         assert reader.attempts()[-1].status is Status.COMPLETED
+        assert [entry.place for entry in reader.sinks()] == [home]
     trainer.reporting.close()
+    assert (tmp_path / "fault-met").exists()
     (tmp_path / "fault").unlink()
     deliver_what_is_left(out, modules=HERE / "faulty")
     assert service.holds(out)

@@ -1,21 +1,32 @@
-"""Flyte: a real task, run by flytekit here; its checkpoint after a real interruption, and its deck."""
+"""Flyte: a real task, run by flytekit here; its checkpoint after faults and a real interruption, and its deck.
+
+The matrix of faults is one of its own: the tracker is on only in a task, and nothing is delivered outside of it.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from loopwright.checkpoint.verify import find_damage
+from loopwright.delivery.follower import Follower
 from loopwright.errors import CheckpointNotFound
+from loopwright.journal.reader import JournalReader
+from loopwright.records import Kind, Status
 from loopwright.trackers.flyte import FlyteCallback
 from loopwright.trackers.flyte_deck import render
 from loopwright.trackers.placement import place
-from tests.trackers.trainings import build, same_weights
+from loopwright.trackers.registry import make_tracker
+from tests.trackers.journals import ServiceJournal
+from tests.trackers.trainings import FAULT_PLACES, FAULTS, UntilFault, build, same_weights, weights
 
 ROOT = Path(__file__).parents[2]
 # As a cluster does: each attempt is a process of its own, whose task is told where the one before kept its checkpoint.
@@ -86,6 +97,97 @@ def left_in(destination: Path | str) -> list[str]:
     return names
 
 
+@contextmanager
+def in_task(checkpoint):
+    """Be in a task that has this checkpoint."""
+    from flytekit import FlyteContextManager
+
+    context = FlyteContextManager.current_context()
+    parameters = context.user_space_params.builder()
+    parameters.checkpoint = checkpoint
+    state = context.new_execution_state().with_params(user_space_params=parameters.build())
+    with FlyteContextManager.with_context(context.with_execution_state(state)):
+        yield
+
+
+class Journal(ServiceJournal):
+    tracker_class = FlyteCallback
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+def whole_in(destination: Path) -> list[str]:
+    """Return the names of the checkpoints that pass as whole."""
+    return sorted(path.name for path in destination.glob("checkpoint-*") if find_damage(path) == [])
+
+
+def fault_cases():
+    """Return the matrix; in every run each fault once, and each place."""
+    for row, fault in enumerate(FAULTS):
+        for column, where in enumerate(FAULT_PLACES):
+            marks = [] if column == row % len(FAULT_PLACES) else [pytest.mark.soak]
+            yield pytest.param(fault, where, id=f"{fault}-{where}", marks=marks)
+
+
+@pytest.mark.parametrize(("fault", "where"), list(fault_cases()))
+def test_fault_changes_nothing_and_a_training_that_goes_on_copies_all(fault, where, faulty, tmp_path, without_trackers):
+    from flytekit.core.checkpointer import SyncCheckpoint
+
+    (tmp_path / "fault").write_text(f"{fault}@{where}")
+    out, copies, before = tmp_path / "out", tmp_path / "cp", tmp_path / "cp-before"
+    patience = UntilFault(tmp_path, where)
+    copies.mkdir()
+    with in_task(SyncCheckpoint(str(copies))):
+        trainer = build(
+            out, callbacks=[faulty.Faulty_flyte(), patience], tracker_open_timeout=3, tracker_call_timeout=2,
+            tracker_close_timeout=4,
+        )  # fmt: skip
+        began = time.monotonic()
+        trainer.train()
+        assert time.monotonic() - began - patience.waited < 15
+        trainer.reporting.close()
+    assert (tmp_path / "fault-met").exists()
+    assert same_weights(weights(trainer), without_trackers)
+    with JournalReader(out) as reader:
+        assert reader.attempts()[-1].status is Status.COMPLETED
+        assert [entry.place for entry in reader.sinks()] == ["training"]
+    for name in whole_in(copies):
+        assert files_in(copies / name) == files_in(out / name)
+    (tmp_path / "fault").unlink()
+    shutil.copytree(copies, before)
+    # In the same task: what is missing comes.
+    with in_task(SyncCheckpoint(str(copies))):
+        again = build(out, callbacks=[faulty.Faulty_flyte()])
+        again.train(resume_from_checkpoint=out / "checkpoint-12")
+        again.reporting.close()
+    assert [path.name for path in sorted(copies.glob("checkpoint-*"))] == ["checkpoint-10", "checkpoint-12"]
+    for name in ("checkpoint-10", "checkpoint-12"):
+        assert files_in(copies / name) == files_in(out / name)
+    # In a next attempt, which has no more than what the fault had left.
+    if left_over := list(before.iterdir()):
+        checkpoint = SyncCheckpoint(str(tmp_path / "cp-next"), str(before))
+        with in_task(checkpoint):
+            following = build(tmp_path / "next", callbacks=[faulty.Faulty_flyte()])
+            following.train(resume_from_checkpoint=checkpoint.restore())
+            following.reporting.close()
+        assert same_weights(weights(following), without_trackers), left_over
+        assert "checkpoint-12" in whole_in(tmp_path / "cp-next")
+
+
+def test_delivery_outside_of_the_task_says_what_copies_the_rest(tmp_path):
+    journal = Journal(tmp_path / "out")
+    journal.begin()
+    journal.note(Kind.CHECKPOINT, 5, {"path": "checkpoint-5"})
+    journal.end()
+    follower = Follower(journal.directory, make_tracker, trackers=["flyte"])
+    follower.run()
+    (worker,) = follower.workers.values()
+    assert "known within the task alone: a training that goes on there copies it" in worker.error
+    assert worker.pending() == 1
+
+
 def test_interrupted_task_goes_on_from_its_checkpoint_as_if_nothing_had_happened(tmp_path, without_trackers):
     import torch
 
@@ -108,7 +210,6 @@ def test_interrupted_task_goes_on_from_its_checkpoint_as_if_nothing_had_happened
 
 
 def test_attempt_after_one_that_left_no_whole_copy_begins_anew(tmp_path, monkeypatch, caplog):
-    from flytekit import FlyteContextManager
     from flytekit.core.checkpointer import SyncCheckpoint
 
     class Lost(SyncCheckpoint):
@@ -122,12 +223,7 @@ def test_attempt_after_one_that_left_no_whole_copy_begins_anew(tmp_path, monkeyp
             if folder is not None and len(list(folder.iterdir())) > 1:
                 raise OSError("the machine is gone")
 
-    checkpoint = Lost(str(tmp_path / "cp"))
-    context = FlyteContextManager.current_context()
-    parameters = context.user_space_params.builder()
-    parameters.checkpoint = checkpoint
-    state = context.new_execution_state().with_params(user_space_params=parameters.build())
-    with FlyteContextManager.with_context(context.with_execution_state(state)):
+    with in_task(Lost(str(tmp_path / "cp"))):
         build(tmp_path / "out", callbacks=[FlyteCallback(save_log_history=False)], tracker_close_timeout=2).train()
     assert find_damage(tmp_path / "cp" / "checkpoint-5") != []
     again = build(tmp_path / "again")

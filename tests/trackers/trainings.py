@@ -17,6 +17,10 @@ from loopwright.journal.reader import JournalReader
 from loopwright.records import Kind
 from loopwright.trackers.naming import group_name, numbers
 
+# What a faulty tracker suffers, and where.
+FAULTS = ("raise", "raise-after", "exit", "hang", "hang-after")
+FAULT_PLACES = ("open", "deliver", "artifact", "close")
+
 
 class Network(nn.Module):
     def __init__(self) -> None:
@@ -38,6 +42,27 @@ class BreakAtStep(TrainerCallback):
         time.sleep(0.25)
         if state.global_step in self.steps:
             self.steps[state.global_step]()
+
+
+class UntilFault(TrainerCallback):
+    """Waits, past the first checkpoint, until a faulty tracker's fault has happened: an SDK's import takes its time.
+
+    Arguments:
+        directory: Where the tracker says so.
+        where: The fault's place. For "close", which comes after training, something has to be delivered by now.
+    """
+
+    def __init__(self, directory: Path, where: str) -> None:
+        self.sign = directory / ("delivered" if where == "close" else "fault-met")
+        self.waited = 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 8:
+            began = time.monotonic()
+            while not self.sign.exists():
+                assert time.monotonic() - began < 90, f"{self.sign.name} never came"
+                time.sleep(0.02)
+            self.waited = time.monotonic() - began
 
 
 def examples(count: int = 24) -> list[dict[str, torch.Tensor]]:

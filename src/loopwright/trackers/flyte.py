@@ -105,9 +105,9 @@ class FlyteCallback(TrackerCallback):
 
     def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
         """Say where checkpoints go."""
-        self.show_at(self._destination() if self.sync_checkpoints else f'the deck "{DECK_NAME}"')
         if self.sync_checkpoints:
             self._task().run(self._say_whose)
+        self.show_at(self._destination() if self.sync_checkpoints else f'the deck "{DECK_NAME}"')
 
     def write(self, records: Sequence[Record]) -> None:
         """Take nothing: the deck is made of the whole history."""
@@ -118,7 +118,9 @@ class FlyteCallback(TrackerCallback):
 
     def _task(self) -> contextvars.Context:
         if self._context is None:
-            raise TrackerError("FlyteCallback is not open")
+            raise TrackerError(
+                "a task's checkpoint is known within the task alone: a training that goes on there copies it"
+            )
         return self._context
 
     def _say_whose(self) -> None:

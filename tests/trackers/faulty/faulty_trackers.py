@@ -1,6 +1,7 @@
 """The real trackers with their real SDKs, in which faults are injected: before a call, or when it has done its work.
 
 FAULT_FILE names a file that holds "what@where", such as "hang@open" or "raise-after@deliver"; read at every call.
+Beside it one named "fault-met" says that it has happened, and one named "delivered" that something was.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from loopwright.trackers.registry import BUILT_IN, Listed
 def suffer(where: str, *, is_after: bool = False) -> None:
     """Do what the file says, where it says so."""
     try:
-        what, _, place = Path(os.environ["FAULT_FILE"]).read_text().strip().partition("@")
+        file = Path(os.environ["FAULT_FILE"])
+        what, _, place = file.read_text().strip().partition("@")
     except (FileNotFoundError, KeyError):
         return
     if place != where or what.endswith("-after") is not is_after:
         return
+    file.with_name("fault-met").touch()
     what = what.removesuffix("-after")
     if what == "raise":
         raise ConnectionError("injected")
@@ -43,6 +46,8 @@ class Faulty:
         suffer("deliver")
         super().write(records)
         suffer("deliver", is_after=True)
+        if "FAULT_FILE" in os.environ:
+            Path(os.environ["FAULT_FILE"]).with_name("delivered").touch()
 
     def save_artifact(self, path, record):
         suffer("artifact")

@@ -1,7 +1,8 @@
 """Where each service keeps what a test sends it, and how it is read back: one module for each tracker that is listed.
 
 A module is named as its tracker, and holds a class `Place`, derived from the one here. The contract test and the fault
-matrix take every tracker in the list through its place: a new one is covered by having one.
+matrix take every tracker in the list through its place: a new one is covered by having one. What a place has started in
+`environment`, its `close` ends.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ class Place:
     Class attributes:
         name: The tracker's, as `report_to` takes it.
         home: Where the tracker lives with `environment` set: "delivery", "training" or "off". One that is off can't
-            be had in a plain training (Flyte's, say, outside of a task): tests of its own cover it.
+            be had in a plain training, as Flyte's outside of a task: tests of its own, a fault matrix among them, cover
+            it.
+        needs_service: Whether a service has to run, which stands in for one on the net. The fault matrix takes these
+            places; trainings that report to all trackers at once go on without them, since each costs an SDK's import
+            in every delivery process: there the tracker is off, and its own tests cover what these trainings show.
         stores_checkpoints: Whether checkpoints come here with `environment` set.
         tells_runs_apart: Whether runs of one folder are told apart there.
         is_shared: Whether trainings in different folders report to one place.
@@ -31,6 +36,7 @@ class Place:
 
     name: ClassVar[str]
     home: ClassVar[str] = "delivery"
+    needs_service: ClassVar[bool] = False
     stores_checkpoints: ClassVar[bool] = False
     tells_runs_apart: ClassVar[bool] = True
     is_shared: ClassVar[bool] = True
@@ -42,6 +48,9 @@ class Place:
     def environment(self) -> dict[str, str]:
         """Return the variables that bring the service here; make what has to be there before."""
         return {}
+
+    def close(self) -> None:
+        """End what `environment` has started."""
 
     def num_runs(self, out: Path) -> int:
         """Return how many runs the service holds, of all trainings; `out` is the folder of one of them."""

@@ -1,4 +1,4 @@
-"""Flyte: only within a task; test_flyte.py runs one."""
+"""Flyte: only within a task; test_flyte.py is in one, and has a fault matrix of its own."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _load_adapter(model: nn.Module, name: str, directory: Path) -> None:
     state = read_file(directory, file, ())
     own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     try:
-        outcome = set_peft_model_state_dict(model, state, adapter_name=name)
+        outcome: Any = set_peft_model_state_dict(model, state, adapter_name=name)
     except Exception as error:  # of several kinds, by what doesn't fit
         raise CheckpointError(f"{directory / file} doesn't fit the adapter {name!r}: {first_line(error)}") from error
     strange = sorted({*(own.keys() - state.keys()), *outcome.unexpected_keys})

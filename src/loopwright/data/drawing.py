@@ -11,7 +11,7 @@ from torch.utils.data import dataloader
 # Of torch itself and no subclass: what others override has to be called. Private, so that a torch without it is one
 # whose iterators are simply asked.
 _SINGLE_PROCESS = getattr(dataloader, "_SingleProcessDataLoaderIter", None)
-_KINDS = getattr(dataloader, "_DatasetKind", None)
+_KINDS: Any = getattr(dataloader, "_DatasetKind", None)
 
 
 def drawer(batches: Iterator[Any]) -> Callable[[], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ class EvaluationLoop:
         was_training = model.training
         model.eval()
         trainer.callback_handler.eval_dataloader = loader
-        dataset = getattr(loader, "dataset", None)
+        dataset: Any = getattr(loader, "dataset", None)
         self.predictions, self.labels, self.inputs = self._collectors(len(dataset) if has_length(dataset) else None)
         if is_metric_object(trainer.compute_metrics):
             self.metric = BatchwiseMetric(trainer.compute_metrics, trainer.args.device)
@@ -81,8 +82,13 @@ class EvaluationLoop:
 
     def _collectors(self, num_rows: int | None) -> tuple[OutputCollector, OutputCollector, OutputCollector]:
         args = self.trainer.args
-        asked = {"concatenate": args.eval_do_concat_batches, "num_rows": num_rows, "directory": args.eval_spill_dir}
-        return OutputCollector(**asked), OutputCollector(**asked), OutputCollector(**asked)
+        make = functools.partial(
+            OutputCollector,
+            concatenate=args.eval_do_concat_batches,
+            num_rows=num_rows,
+            directory=args.eval_spill_dir,
+        )
+        return make(), make(), make()
 
     def _go_through(self, model: torch.nn.Module, loader: Any) -> None:
         trainer, args = self.trainer, self.trainer.args

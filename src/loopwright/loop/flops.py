@@ -107,7 +107,7 @@ class FlopCounter:
         self._is_off = self._is_off or state["is_off"]
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__ has no types
     """Adds up the operations of everything that torch runs; much lighter than torch's `FlopCounterMode`.
 
     That one also hooks every module, to say where the operations are, and runs both branches of a `torch.cond`.
@@ -116,7 +116,7 @@ class _Operations(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
         self.error: Exception | None = None
 

@@ -143,7 +143,7 @@ class _Rows:
             batch = _as_array(batch)
         elif not isinstance(batch, np.ndarray):
             return False
-        shape = batch.shape or (1,)
+        shape: tuple[int, ...] = batch.shape or (1,)
         if (len(shape) > 1) is not self._has_widths or shape[2:] != self._trailing:
             return False
         if self._is_handed_out or batch.dtype != self._dtype:

@@ -23,7 +23,9 @@ class BatchwiseMetric:
     """
 
     def __init__(self, metric: Any, device: torch.device) -> None:
-        self.metric = metric.to(device) if isinstance(metric, torch.nn.Module) else metric
+        self.metric: Any = metric
+        if isinstance(metric, torch.nn.Module):
+            metric.to(device)
         self.metric.reset()
         self.was_updated = False
 

@@ -144,9 +144,10 @@ class TrainingSession:
 
     def _first_batch_size(self) -> int:
         args = self.trainer.args
+        size: int = args.train_batch_size
         if self.checkpoint is not None and args.auto_find_batch_size:
-            return load_trainer_state(self.checkpoint).train_batch_size or args.train_batch_size
-        return args.train_batch_size
+            return load_trainer_state(self.checkpoint).train_batch_size or size
+        return size
 
     def _train_with(self, search: BatchSizeSearch | None, ignore_keys_for_eval: list[str] | None) -> TrainOutput:
         trainer = self.trainer

@@ -41,6 +41,10 @@ def stop_token_threads() -> None:
             kind._daemon = None
 
 
+def _milliseconds(moment: datetime.datetime) -> int:
+    return round(moment.timestamp() * 1000)
+
+
 class AzureML:
     """A running service that has one job.
 
@@ -136,7 +140,7 @@ class AzureML:
         found: Points = Counter()
         for name, value in self.metrics[run_id]:
             number = float(value["data"][name])
-            moment = round(datetime.datetime.fromisoformat(value["createdUtc"]).timestamp() * 1000)
+            moment = _milliseconds(datetime.datetime.fromisoformat(value["createdUtc"]))
             found[name, value["step"], moment, NAN if math.isnan(number) else number] += 1
         return found
 
@@ -221,7 +225,9 @@ class Journal(ServiceJournal):
         with JournalReader(directory) as reader:
             records = reader.records(run_id, kinds=[Kind.LOG, Kind.PREDICTION])
         return Counter(
-            (group_name(name), record.step, round(record.time * 1000), NAN if value != value else as_float(value))
+            (group_name(name), record.step, _milliseconds(moment), NAN if value != value else as_float(value))
             for record in records
+            # In microseconds, as it is sent: rounded once more than there, a time could be a millisecond off.
+            for moment in [datetime.datetime.fromtimestamp(record.time, datetime.UTC)]
             for name, value in numbers(record.values)
         )

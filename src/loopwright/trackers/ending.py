@@ -68,14 +68,13 @@ def say_leftovers(output_dir: Path, run_id: str, said: Leftovers = ()) -> Leftov
     if left_over == list(said):
         return said
     for name, left, why in left_over:
-        logger.warning(
-            "%s lacks %d record(s)%s; the journal has them. Deliver them later: loopwright sync %s --tracker %s",
-            name,
-            left,
-            f" ({why})" if why else "",
-            output_dir,
-            name,
-        )
+        reason, command = f" ({why})" if why else "", f"loopwright sync {output_dir} --tracker {name}"
+        if left:
+            logger.warning(
+                "%s lacks %d record(s)%s; the journal has them. Deliver them later: %s", name, left, reason, command
+            )
+        else:
+            logger.warning("%s has every record, and its run wasn't ended%s. End it later: %s", name, reason, command)
     return left_over
 
 

@@ -41,7 +41,7 @@ def main() -> None:
         save_total_limit=3,
         run_name="killed",
         tracker_call_timeout=60,
-        tracker_close_timeout=90,
+        tracker_close_timeout=240,  # eleven SDKs are imported first, beside whatever else the machine does
     )
     trainer.train(resume_from_checkpoint="auto")
 

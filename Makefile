@@ -38,7 +38,7 @@ demo: $(VENV)/$(DEMO_SET).ready  ## train on real images of digits; ARGS=--fresh
 test: lint tests  ## linter, types, floors of the house, and every test
 
 tests: $(VENV)/dev.ready  ## every test, without the linters; ARGS="-k name" picks some
-	$(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/dev.ready  ## linter, formatting, types and floors of the house
 	$(BIN)/ruff check

@@ -294,10 +294,15 @@ def test_their_tensorboard_reports_in_our_trainer(tmp_path, monkeypatch):
 
 def test_their_mlflow_reports_in_our_trainer(tmp_path, monkeypatch):
     from mlflow import MlflowClient
+    from mlflow.tracking import fluent
     from transformers.integrations import MLflowCallback
 
     from tests.trackers.mlflow_service import databases
 
+    # The callback chooses an experiment for the whole process, and its children.
+    monkeypatch.setattr(fluent, "_active_experiment_id", None)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := databases().copy(tmp_path / "mlflow.db"))
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -11,7 +11,8 @@ import pytest
 
 from loopwright.delivery.store import DeliveryStore, read_delivered
 from loopwright.delivery.worker import Deadlines, Worker
-from loopwright.errors import RecordRefused
+from loopwright.errors import JournalBusy, RecordRefused
+from loopwright.journal.ownership import Ownership
 from loopwright.journal.reader import JournalReader
 from loopwright.journal.recorder import Recorder
 from loopwright.records import Kind, Run, Status
@@ -196,3 +197,27 @@ def test_import_that_hangs_keeps_the_other_trackers_for_a_while_only(tmp_path, j
     finally:
         let_go.set()
     assert stuck.join(20)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_worker_that_is_to_finish_beside_a_training_waits_for_who_delivers_already(
+    tmp_path, journal, monkeypatch, waits
+):
+    acquire, busy = Ownership.acquire, []
+
+    def acquire_later(ownership):
+        busy.append(ownership)
+        if len(busy) <= 12:
+            raise JournalBusy("process 7 is delivering it")
+        acquire(ownership)
+
+    monkeypatch.setattr(Ownership, "acquire", acquire_later)
+    worker = Worker(
+        journal, "kept", lambda: Sink([], {}), reader=JournalReader(tmp_path), store=DeliveryStore(tmp_path),
+        status=lambda: Status.COMPLETED, waits_for_others=waits,
+    )  # fmt: skip
+    worker.finish()
+    worker.start()
+    assert worker.join(20), worker.error
+    assert (worker.pending() == 0) is waits
+    assert worker.error == (None if waits else "JournalBusy: process 7 is delivering it")

@@ -272,6 +272,8 @@ class Follower:
             store=self._store,
             status=lambda: self._status(run.id),
             deadlines=self._deadlines,
+            # What a killed training has left drains what is there, its SDKs loaded or not yet: no reason to give up.
+            waits_for_others=self._channel is not None,
         )
         self.workers[(run.id, entry.tracker)] = worker
         worker.start()

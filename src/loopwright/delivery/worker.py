@@ -56,6 +56,8 @@ class Worker:
         store: Keeps the cursor.
         status: Returns how the run stands: `RUNNING` as long as records may follow.
         deadlines: For calls into the SDK.
+        waits_for_others: Whether, asked to finish, it waits for a process that delivers to the tracker already, rather
+            than give up.
 
     Attributes:
         is_done: Whether it has ended: all delivered, or given up.
@@ -75,6 +77,7 @@ class Worker:
         store: DeliveryStore,
         status: Callable[[], Status],
         deadlines: Deadlines | None = None,
+        waits_for_others: bool = False,
     ) -> None:
         self.run = run
         self.tracker = tracker
@@ -88,6 +91,7 @@ class Worker:
         self._store = store
         self._status = status
         self._deadlines = deadlines or Deadlines()
+        self._waits_for_others = waits_for_others
         self._ownership = Ownership(store.path.with_name(f".delivery.{tracker}.lock"), "delivering")
         self._sink: Sink | None = None
         self._cursor = store.read(run.id, tracker).cursor
@@ -148,7 +152,7 @@ class Worker:
 
     def _rest(self) -> None:
         self._wake.wait(POLL_SECONDS)
-        if self._last_tries is None:
+        if self._last_tries is None or self._sink is None:  # or it would ask for the lock without a pause
             self._wake.clear()
 
     def _turn(self) -> bool:
@@ -176,7 +180,7 @@ class Worker:
                 self._ownership.acquire()
             except JournalBusy as error:
                 self.error = str(error)
-                if self._last_tries is not None:
+                if self._last_tries is not None and not self._waits_for_others:
                     raise
                 return
         with importing.take():

@@ -5,22 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "digits.py"
+from tests.examples.running import EXAMPLES, run_example
 
 
 def demo(folder, *options):
-    finished = subprocess.run(
-        [sys.executable, SCRIPT, "--output-dir", "run", *options],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished
+    return run_example("digits.py", folder, *options)
 
 
 def test_the_demo_reaches_its_goal_says_why_it_ended_and_goes_on_from_its_leftovers(tmp_path):
@@ -45,6 +35,6 @@ def test_the_demo_reaches_its_goal_says_why_it_ended_and_goes_on_from_its_leftov
 
 def test_the_demo_helps():
     finished = subprocess.run(
-        [sys.executable, SCRIPT, "--help"], capture_output=True, text=True, timeout=100, check=True
+        [sys.executable, EXAMPLES / "digits.py", "--help"], capture_output=True, text=True, timeout=100, check=True
     )
     assert "--fresh" in finished.stdout

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import optuna
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "search.py"
+from tests.examples.running import run_example
 
 
 def search(folder, *options):
-    finished = subprocess.run(
-        [sys.executable, SCRIPT, "--output-dir", "run", *options],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
+    return run_example("search.py", folder, *options).stdout
 
 
 def test_the_search_finds_something_good_and_goes_on_in_its_study(tmp_path):

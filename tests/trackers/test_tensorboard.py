@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from loopwright.delivery.sink import Standing
 from loopwright.delivery.store import DeliveryStore, read_delivered
 from loopwright.delivery.worker import Worker
 from loopwright.integrations import TensorBoardCallback
@@ -96,6 +97,28 @@ def test_points_are_those_of_the_journal(journal, tmp_path):
     with JournalReader(journal.out) as reader:
         times = [record.time for record in reader.records() if "learning_rate" in record.values]
     assert [event.wall_time for event in events] == pytest.approx(times, abs=1e-3)
+
+
+def test_deleted_files_are_filled_again_though_a_session_ended_before_it_went_back(journal, tmp_path):
+    journal.log(1, loss=1.0)
+    journal.log(2, loss=0.5)
+    journal.deliver()
+    shutil.rmtree(tmp_path / "events")
+    store = DeliveryStore(journal.out)
+    delivered = store.read(journal.run.id, "tensorboard")
+    standing = Standing(
+        confirmed=delivered.cursor,
+        was_closed=delivered.was_closed,
+        reference=delivered.reference,
+        remember=lambda values: store.remember(journal.run.id, "tensorboard", values),
+    )
+    cut = TensorBoardCallback()  # a kill comes right after it is open
+    assert cut.open(journal.run, standing) == 0
+    cut.abandon()
+    store.close()
+    journal.log(3, loss=0.25)
+    journal.deliver()
+    assert readback.tensorboard(tmp_path / "events") == readback.as_float32(readback.journal(journal.out))
 
 
 def test_arguments_and_parameters_are_written_once(tmp_path, monkeypatch):

@@ -37,8 +37,6 @@ class TensorBoardCallback(TrackerCallback):
     variables: ClassVar[tuple[str, ...]] = ("TENSORBOARD_LOGGING_DIR",)
     purges: ClassVar[bool] = True
 
-    _is_gone: bool = False
-
     def __init__(self, tb_writer: Any = None) -> None:
         require_installed("tensorboard", extra="tensorboard", purpose="TensorBoardCallback")
         self.tb_writer = tb_writer
@@ -54,7 +52,7 @@ class TensorBoardCallback(TrackerCallback):
         if self.tb_writer is None:
             self.tb_writer = self._make_writer(run, args)
         self.show_at(self.tb_writer.log_dir)
-        if self._is_gone or "described" not in self.standing.reference:
+        if self._must_resend or "described" not in self.standing.reference:
             self._describe(run)
             self.tb_writer.flush()
             self.standing.remember({"described": True})
@@ -64,13 +62,9 @@ class TensorBoardCallback(TrackerCallback):
         if directory is None:
             directory = str(self._choose_directory(run, args))
             self.standing.remember({"log_dir": directory})
-        self._is_gone = not self.standing.is_new and not _holds_events(Path(directory))
+        self.settle_at({}, has_lost=not _holds_events(Path(directory)))  # where somebody has deleted the event files
         purge_step = self.standing.next_step if not self.standing.was_closed else None
         return _summary_writer(directory, purge_step)
-
-    def recover(self) -> int | None:
-        """Return 0 where somebody has deleted the event files: all comes again."""
-        return 0 if self._is_gone else None
 
     def _choose_directory(self, run: Run, args: Any) -> Path:
         wanted = getattr(args, "logging_dir", None) or self.variable("TENSORBOARD_LOGGING_DIR")

@@ -52,13 +52,13 @@ def sync(  # noqa: PLR0913 -- the command line's options
     if beside:
         _make_kind()
         follow(output_dir, make_tracker, trackers=tracker, close_seconds=close_timeout, deadlines=deadlines)
-    places = find_journals(output_dir)
-    _require_known(places, tracker)
+    found = {place: _trackers_of(place) for place in find_journals(output_dir)}
+    _require_known(output_dir, set().union(*found.values()), tracker)
     set_level(logging.WARNING)
-    for place in places:
+    for place in found:
         _require_idle(place)
     # Those of a search's trials lie below; the journal of the search itself reports to nobody.
-    places = [place for place in places if _reports(place)] or [output_dir]
+    places = [place for place, names in found.items() if names] or [output_dir]
     leave(max(_sync(place, tracker, deadlines, use_environment, is_alone=len(places) == 1) for place in places))
 
 
@@ -132,19 +132,17 @@ def _with_environment(entry: SinkEntry, *, use_environment: bool) -> SinkEntry:
     )
 
 
-def _reports(output_dir: Path) -> set[str]:
+def _trackers_of(output_dir: Path) -> set[str]:
     """Return the trackers of all runs in a journal."""
     with JournalReader(output_dir) as reader:
         return {entry.tracker for entry in reader.sinks()}
 
 
-def _require_known(places: list[Path], trackers: list[str] | None) -> None:
-    known = sorted({name for place in places for name in _reports(place)})
+def _require_known(output_dir: Path, known: set[str], trackers: list[str] | None) -> None:
     for name in trackers or ():
         if name not in known:
-            raise ArgumentError(
-                f"--tracker {name}: the runs in {places[0]} report to {', '.join(known) or 'no tracker'}"
-            )
+            listed = ", ".join(sorted(known)) or "no tracker"
+            raise ArgumentError(f"--tracker {name}: the runs in {output_dir} report to {listed}")
 
 
 def _require_idle(output_dir: Path) -> None:

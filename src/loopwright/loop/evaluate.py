@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from loopwright._support.log import get_logger
+from loopwright.data.columns import main_input_name
 from loopwright.data.drawing import drawer
 from loopwright.data.loaders import find_batch_size, has_length
 from loopwright.data.waiting import end_workers, poll_while_waiting
@@ -50,13 +50,15 @@ class EvaluationLoop:
         self.ignore_keys = ignore_keys
         self.prefix = prefix
         args = trainer.args
-        self.metric: BatchwiseMetric | None = None
-        measures_batches = args.batch_eval_metrics or is_metric_object(trainer.compute_metrics)
-        self.keeps_outputs = for_prediction or not measures_batches
+        measure = trainer.compute_metrics
+        self.metric = BatchwiseMetric(measure, args.device) if is_metric_object(measure) else None
+        self.keeps_outputs = for_prediction or not (args.batch_eval_metrics or self.metric is not None)
         self.wants_inputs = "inputs" in args.include_for_metrics
         self.losses: list[torch.Tensor] = []
         self.sizes: list[int] = []
-        self.predictions = self.labels = self.inputs = OutputCollector()  # until it is known how much there will be
+        self.predictions, self.labels, self.inputs = self.collectors = [
+            OutputCollector(concatenate=args.eval_do_concat_batches, directory=args.eval_spill_dir) for _ in range(3)
+        ]
         self.batches: Any = ()
         self.metrics: dict[str, Any] | None = None
 
@@ -67,9 +69,9 @@ class EvaluationLoop:
         model.eval()
         trainer.callback_handler.eval_dataloader = loader
         dataset: Any = getattr(loader, "dataset", None)
-        self.predictions, self.labels, self.inputs = self._collectors(len(dataset) if has_length(dataset) else None)
-        if is_metric_object(trainer.compute_metrics):
-            self.metric = BatchwiseMetric(trainer.compute_metrics, trainer.args.device)
+        if has_length(dataset):
+            for collector in self.collectors:
+                collector.num_rows = len(dataset)
         try:
             self._go_through(model, loader)
         except Paused:
@@ -79,16 +81,6 @@ class EvaluationLoop:
             if trainer.is_in_train and was_training:
                 model.train()
         return self._output(dataset)
-
-    def _collectors(self, num_rows: int | None) -> tuple[OutputCollector, OutputCollector, OutputCollector]:
-        args = self.trainer.args
-        make = functools.partial(
-            OutputCollector,
-            concatenate=args.eval_do_concat_batches,
-            num_rows=num_rows,
-            directory=args.eval_spill_dir,
-        )
-        return make(), make(), make()
 
     def _go_through(self, model: torch.nn.Module, loader: Any) -> None:
         trainer, args = self.trainer, self.trainer.args
@@ -125,7 +117,7 @@ class EvaluationLoop:
         if loss is not None:
             self.losses.append(loss.detach().float())
         if self.keeps_outputs:
-            for collector, value in ((self.predictions, logits), (self.labels, labels), (self.inputs, main_input)):
+            for collector, value in zip(self.collectors, (logits, labels, main_input), strict=True):
                 if value is not None:
                     collector.add(value)
         if self.metric is not None:
@@ -135,7 +127,7 @@ class EvaluationLoop:
             self._measure_batch(loss, logits, labels, main_input, is_last=is_last)
 
     def _main_input(self, inputs: Any) -> Any:
-        name = getattr(self.trainer.model, "main_input_name", "input_ids")
+        name = main_input_name(self.trainer.model)
         return self.trainer._prepare_input(inputs[name]) if isinstance(inputs, Mapping) and name in inputs else None
 
     def _measure_batch(self, loss: Any, logits: Any, labels: Any, main_input: Any, *, is_last: bool) -> None:
@@ -147,7 +139,7 @@ class EvaluationLoop:
 
     def _move_to_cpu(self) -> None:
         self.losses = [loss.cpu() for loss in self.losses]
-        for collector in (self.predictions, self.labels, self.inputs):
+        for collector in self.collectors:
             collector.to_cpu()
 
     def _output(self, dataset: Any) -> EvalLoopOutput:

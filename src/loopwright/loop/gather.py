@@ -36,7 +36,7 @@ class OutputCollector:
         concatenate: Whether `arrays` joins the batches along dimension 0; else it returns them one by one, which is
             what `eval_do_concat_batches=False` asks for.
         padding: Fills up rows where the second dimension differs between batches.
-        num_rows: How many rows there will be, as far as is known.
+        num_rows: How many rows there will be, as far as is known; may be set until the first batch.
         directory: Where joined arrays are kept in unnamed files; None for in memory.
     """
 

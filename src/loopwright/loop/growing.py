@@ -73,7 +73,7 @@ class GrowingArray:
     def copy(self, dtype: np.dtype[Any]) -> GrowingArray:
         """Return another with the same elements, as `dtype`."""
         other = GrowingArray(dtype, len(self._room), self.directory)
-        other.append(self.array().astype(dtype, copy=False))
+        other.append(self.array())
         return other
 
     def _reserve(self, capacity: int) -> None:

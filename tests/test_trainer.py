@@ -408,6 +408,8 @@ def test_outputs_go_to_files_where_asked_and_are_the_same(build, tmp_path):
     assert np.array_equal(usual, spilled)
     assert any(str(spill) in line for line in Path("/proc/self/maps").read_text().splitlines())
     assert list(spill.iterdir()) == []
+    with pytest.raises(ArgumentError, match=r"eval_spill_dir='.*/spil': expected a directory that is there"):
+        build(eval_data=rows, eval_spill_dir=str(tmp_path / "spil"))
 
 
 # Ways to compute

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,6 +47,8 @@ def check_construction(  # noqa: PLR0913 -- the parts that must fit together
             f"max_steps={args.max_steps}: a train_dataset without a length needs max_steps > 0, which ends training "
             "and shapes the learning rate's course"
         )
+    if args.eval_spill_dir is not None and not Path(args.eval_spill_dir).is_dir():
+        raise ArgumentError(f"eval_spill_dir={args.eval_spill_dir!r}: expected a directory that is there")
     measures_batches = args.batch_eval_metrics and compute_metrics is not None and not is_metric_object(compute_metrics)
     if measures_batches and "compute_result" not in inspect.signature(compute_metrics).parameters:
         raise ArgumentError("batch_eval_metrics=True: compute_metrics must take compute_result (True at the end)")

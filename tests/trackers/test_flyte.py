@@ -73,6 +73,14 @@ if __name__ == "__main__":
 """
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_whose_it_was():
+    """flytekit takes SIGINT for the whole process when it is imported: other files' tests want Python's own."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def start(directory: Path, name: str, *, source: str = "", stop_at: int = 0) -> subprocess.Popen[str]:
     (directory / "program.py").write_text(PROGRAM)
     return subprocess.Popen(

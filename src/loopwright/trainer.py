@@ -43,7 +43,7 @@ from loopwright.loop.evaluate import EvaluationLoop
 from loopwright.loop.loss import LabelSmoother, shifts_labels, takes_item_count
 from loopwright.loop.metrics import format_metrics, metrics_table, save_results
 from loopwright.loop.optimizers import build_optimizer, decay_parameter_names, optimizer_class_and_kwargs
-from loopwright.loop.preparation import check_construction, prepare_model
+from loopwright.loop.preparation import check_construction, make_output_dir, prepare_model
 from loopwright.loop.report import speed_metrics
 from loopwright.loop.saving import Saving
 from loopwright.loop.schedules import build_scheduler
@@ -175,6 +175,8 @@ class Trainer(Searching):
             is_world_process_zero=self.is_world_process_zero(),
             stateful_callbacks=capture_states([*self.callback_handler.callbacks, self.control]),
         )
+        if self.args.should_save:
+            make_output_dir(self.args.output_dir)  # callbacks write there as early as in on_init_end
         self.control = self.callback_handler.on_init_end(self.args, self.state, self.control)
         self.memory.end_construction()
 

@@ -5,44 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from torch import nn
 from transformers.trainer_callback import DefaultFlowCallback as TheirFlow
 
 import loopwright
 from loopwright.checkpoint import load_model_weights
 from loopwright.errors import CheckpointError
-
-
-class Tiny(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(2, 2)
-
-    def forward(self, x, labels=None):
-        logits = self.linear(x)
-        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
-
-
-def data(count=12):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(count, 2, generator=generator)
-    return [{"x": row, "labels": (row.sum() > 0).long()} for row in x]
-
-
-def build(library, tmp_path, **options):
-    torch.manual_seed(0)
-    callbacks = options.pop("callbacks", None)
-    arguments = {
-        "per_device_train_batch_size": 4,
-        "num_train_epochs": 3,
-        "use_cpu": True,
-        "report_to": "none",
-        "logging_steps": 2,
-        "eval_strategy": "epoch",
-        "save_strategy": "epoch",
-    }
-    args = library.TrainingArguments(str(tmp_path), **(arguments | options))
-    return library.Trainer(Tiny(), args, train_dataset=data(), eval_dataset=data(4), callbacks=callbacks)
+from tests.parity.tiny import build
 
 
 def test_the_default_callbacks_of_transformers_drive_our_trainer(tmp_path):
@@ -278,56 +246,3 @@ def test_an_adapter_of_peft_trains_is_saved_alone_and_goes_on(tmp_path, tokenize
     again = peft.PeftModel.from_pretrained(classifier(), tmp_path / "final")
     logits = [model.eval()(torch.tensor([[2, 5]])).logits for model in (again, whole.model)]
     assert torch.equal(*logits)
-
-
-def test_their_tensorboard_reports_in_our_trainer(tmp_path, monkeypatch):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from transformers.integrations import TensorBoardCallback
-
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tb"))
-    trainer = build(loopwright, tmp_path / "out", callbacks=[TensorBoardCallback()])
-    trainer.train()
-    found = EventAccumulator(str(tmp_path / "tb")).Reload()
-    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    assert [event.value for event in found.Scalars("train/loss")] == pytest.approx(losses)
-
-
-def test_their_mlflow_reports_in_our_trainer(tmp_path, monkeypatch):
-    from mlflow import MlflowClient
-    from mlflow.tracking import fluent
-    from transformers.integrations import MLflowCallback
-
-    from tests.trackers.mlflow_service import databases
-
-    # The callback chooses an experiment for the whole process, and its children.
-    monkeypatch.setattr(fluent, "_active_experiment_id", None)
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "")
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := databases().copy(tmp_path / "mlflow.db"))
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    trainer = build(loopwright, tmp_path / "out", callbacks=[MLflowCallback()])
-    trainer.train()
-    client = MlflowClient(tracking_uri=uri)
-    (run,) = client.search_runs([client.get_experiment_by_name("theirs").experiment_id])
-    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    assert [point.value for point in client.get_metric_history(run.info.run_id, "loss")] == losses
-    assert run.info.status == "FINISHED"
-
-
-def test_their_dvclive_reports_in_our_trainer(tmp_path, monkeypatch):
-    from transformers.integrations import DVCLiveCallback
-
-    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
-
-    def report(library):
-        place = tmp_path / library.__name__
-        place.mkdir()
-        monkeypatch.chdir(place)
-        build(library, place / "out", callbacks=[DVCLiveCallback()], disable_tqdm=True).train()
-        lines = (place / "dvclive" / "plots" / "metrics" / "train" / "loss.tsv").read_text().splitlines()[1:]
-        return [tuple(map(float, line.split("\t"))) for line in lines]
-
-    theirs, ours = report(transformers), report(loopwright)
-    assert ours == [pytest.approx(line, rel=1e-5) for line in theirs]
-    assert ours

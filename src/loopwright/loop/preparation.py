@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from loopwright._support.log import get_logger
 from loopwright.data.loaders import has_length
 from loopwright.errors import ArgumentError, UnsupportedArgument
 from loopwright.loop.metric_objects import is_metric_object
@@ -52,6 +53,23 @@ def check_construction(  # noqa: PLR0913 -- the parts that must fit together
     measures_batches = args.batch_eval_metrics and compute_metrics is not None and not is_metric_object(compute_metrics)
     if measures_batches and "compute_result" not in inspect.signature(compute_metrics).parameters:
         raise ArgumentError("batch_eval_metrics=True: compute_metrics must take compute_result (True at the end)")
+
+
+def make_output_dir(path: str) -> None:
+    """Make the directory, where it can be made.
+
+    What can't be made now may be there when it is needed, as a disk that isn't mounted yet: journal and checkpoints say
+    so then.
+
+    Raises:
+        ArgumentError: a file is in its place.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ArgumentError(f"output_dir={path!r}: {error.filename} is a file; expected a directory") from error
+    except OSError as error:
+        get_logger(__name__).warning("output_dir=%r can't be made: %s", path, error)
 
 
 def _check_model(model: Any, model_init: Any, optimizers: tuple[Any, Any], cls_and_kwargs: Any) -> None:

@@ -40,18 +40,19 @@ class Place(places.Place):
             service.stop()
 
     def num_runs(self, out: Path) -> int:
-        _, mlflow = self._running
+        _, mlflow = self.running
         return len(readback.mlflow_runs(mlflow.uri))
 
     def holds(self, out: Path) -> bool:
         """Return whether MLflow holds the journal's points, and the repository its checkpoints and no other file."""
-        dagshub, mlflow = self._running
+        dagshub, mlflow = self.running
         return readback.mlflow(mlflow.uri) == readback.journal_by_millisecond(out) and (
             dagshub.branches == {"main": _as_uploaded(out)}
         )
 
     @property
-    def _running(self) -> tuple[DagsHub, Handlers]:
+    def running(self) -> tuple[DagsHub, Handlers]:
+        """The stand-in, and what is behind it."""
         assert self._services is not None, "environment() starts them"
         return self._services
 

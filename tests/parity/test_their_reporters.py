@@ -27,31 +27,42 @@ from tests.trackers import readback
 from tests.trackers.places import clearml, codecarbon, comet_ml, dvclive, place_of, swanlab, trackio
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("loss", "grad_norm", "learning_rate", "eval_loss")
-# "eval/loss" and the like, except where a service is given them as they are.
-AS_THEY_ARE = ("mlflow",)
+TIMES = {"loss": 4, "grad_norm": 4, "learning_rate": 4, "eval_loss": 3}  # how often each is logged in nine steps
+MODELS = ("WANDB_LOG_MODEL", "CLEARML_LOG_MODEL", "HF_DVCLIVE_LOG_MODEL", "HF_MLFLOW_LOG_ARTIFACTS")
+# Others name them as `group_name` does.
+NAMED = {"mlflow": str, "dvclive": lambda key: key.replace("eval_", "eval/")}
 
 
-def train(name: str, directory: Path, variables: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Train with the callback of this name, and return what was logged."""
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.parity.their_reporter", name, str(directory / "out")],
-        cwd=directory,
-        env={**os.environ, **variables, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-        capture_output=True,
+@pytest.fixture(scope="module")
+def train():
+    """A function that trains with a callback of theirs in `directory`, and returns what was logged."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.parity.their_reporter"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=180,
     )
-    assert run.returncode == 0, run.stderr
-    lines: list[dict[str, Any]] = json.loads((directory / "out" / "history.json").read_text())
-    return lines
+
+    while server.stdout.readline() != "ready\n":  # what is imported may print
+        assert server.poll() is None
+
+    def train(callback: str, directory: Path, variables: Mapping[str, str]) -> list[dict[str, Any]]:
+        order = {"callback": callback, "directory": str(directory), "variables": variables}
+        server.stdin.write(json.dumps(order) + "\n")
+        server.stdin.flush()
+        assert server.stdout.readline() == "0\n", (directory / "log.txt").read_text()
+        return json.loads((directory / "out" / "history.json").read_text())
+
+    yield train
+    server.stdin.close()
+    assert server.wait(timeout=60) == 0
+    server.stdout.close()
 
 
-def wandb_points(directory: Path) -> dict[tuple[str, int], float]:
-    """Return the points by the step that W&B shows them at: the callback's own."""
+def wandb_points(directory: Path) -> dict[tuple[str, int], Any]:
     (path,) = directory.rglob("*.wandb")
-    rows = [row for _, row in read_rows(path) if "train/global_step" in row]
-    return {(name, int(row["train/global_step"])): value for row in rows for name, value in row.items()}
+    return {(name, step): value for step, row in read_rows(path) for name, value in row.items()}
 
 
 def clearml_points(cache: Path) -> dict[tuple[str, int], Any]:
@@ -72,38 +83,35 @@ HELD = {
 
 
 @pytest.mark.parametrize("name", HELD)
-def test_a_service_is_told_every_number(name, tmp_path):
+def test_a_service_is_told_every_number(name, train, tmp_path):
     callback, points_in = HELD[name]
-    place = place_of(name, tmp_path)
-    variables = place.environment() | {"WANDB_LOG_MODEL": "false", "CLEARML_LOG_MODEL": "false"}
+    variables = place_of(name, tmp_path).environment() | dict.fromkeys(MODELS, "false")
     lines = train(callback, tmp_path, variables)
-    expected = {
-        (key if name in AS_THEY_ARE else group_name(key), line["step"]): line[key]
-        for line in lines
-        for key in NAMES
-        if key in line
-    }
-    assert len(expected) == 4 * 3 + 3  # a line every second of nine steps, and three evaluations
-    found = {place: only(value) for place, value in points_in(tmp_path).items() if place in expected}
-    # In single precision in TensorBoard and ClearML.
-    assert found == {place: pytest.approx(value, rel=1e-6) for place, value in expected.items()}
+    points = points_in(tmp_path)
+    named = NAMED.get(name, group_name)
+    for key, times in TIMES.items():
+        values = [line[key] for line in lines if key in line]
+        assert len(values) == times
+        # Some services keep single precision.
+        assert series(points, named(key)) == pytest.approx(values, rel=1e-6), key
 
 
-def only(value: Any) -> float:
-    """Return a point's only value, which some readers count."""
-    if isinstance(value, Counter):
-        ((value, times),) = value.items()
-        assert times == 1
-    return float(value)
+def series(points: Mapping[tuple[str, int], Any], wanted: str) -> list[float]:
+    """Return the values of one name by their steps, which some callbacks count for themselves."""
+    found: list[float] = []
+    for (name, _), value in sorted(points.items(), key=lambda item: item[0]):
+        if name == wanted:
+            found += map(float, value.elements() if isinstance(value, Counter) else [value])
+    return found
 
 
-def test_emissions_are_measured(tmp_path):
+def test_emissions_are_measured(train, tmp_path):
     train("CodeCarbonCallback", tmp_path, place_of("codecarbon", tmp_path).environment())
     (row,) = codecarbon.rows(tmp_path / "out")
     assert float(row["duration"]) > 0
 
 
-def test_dagshub_has_the_files_and_mlflow_behind_it_the_numbers(tmp_path):
+def test_dagshub_has_the_files_and_mlflow_behind_it_the_numbers(train, tmp_path):
     place = place_of("dagshub", tmp_path)
     variables = place.environment()
     login = {"MLFLOW_TRACKING_USERNAME": variables["DAGSHUB_USER_TOKEN"]}
@@ -114,13 +122,11 @@ def test_dagshub_has_the_files_and_mlflow_behind_it_the_numbers(tmp_path):
         points = readback.mlflow(mlflow.uri)
     finally:
         place.close()
-    assert [only(points["loss", line["step"]]) for line in lines if "loss" in line] == [
-        line["loss"] for line in lines if "loss" in line
-    ]
+    assert series(points, "loss") == [line["loss"] for line in lines if "loss" in line]
     assert {Path(path).name for path in dagshub.branches["main"]} >= {"model.safetensors", "trainer_state.json"}
 
 
-def test_a_cluster_of_kubeflow_is_told_how_far_it_is(tmp_path):
+def test_a_cluster_of_kubeflow_is_told_how_far_it_is(train, tmp_path):
     told: list[dict[str, Any]] = []
 
     class Controller(BaseHTTPRequestHandler):

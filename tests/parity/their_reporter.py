@@ -1,28 +1,59 @@
-"""Train in our Trainer with one callback of transformers.integrations: the program of test_their_reporters.py."""
+"""Trains with callbacks of transformers.integrations as told, each in a process forked here: none costs imports.
+
+Says "ready". A line of JSON in, {"callback", "directory", "variables"}: our Trainer trains there with that callback,
+and leaves what was logged in out/history.json and what was printed in log.txt. A line out: the exit status.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
-from transformers import integrations
+import torch
+import torch._dynamo  # which the first optimizer imports, for seconds
+from transformers import Trainer, integrations  # noqa: F401 (some callbacks import it)
 
 import loopwright
+import loopwright.trackers.reporting
 from tests.parity.tiny import build
 
+LIMIT_SECONDS = 150
 
-def main(name: str, out: Path) -> None:
-    """Train, and leave what was logged in `out`/history.json."""
-    if name == "SwanLabCallback":  # it asks for the present run, which has to be there with the SDK that is installed
+
+def serve() -> dict[str, Any] | None:
+    """Fork for each order; return None where there are no more, and in the child its order."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        if (child := os.fork()) == 0:
+            return json.loads(line)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+    return None
+
+
+def train(callback: str, directory: str, variables: dict[str, str]) -> None:
+    """Train, to end as any program does: SDKs do their last things at Python's exit."""
+    os.chdir(directory)
+    os.environ.update(variables)
+    signal.alarm(LIMIT_SECONDS)  # which ends this process
+    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT)
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    if callback == "SwanLabCallback":  # it asks for the present run, which has to be there with the SDK of today
         import swanlab
 
         swanlab.init()
-    callback = getattr(integrations, name)()
-    trainer = build(loopwright, out, callbacks=[callback], run_name="theirs", disable_tqdm=True)
+    reporter = getattr(integrations, callback)()
+    trainer = build(loopwright, Path("out"), callbacks=[reporter], run_name="theirs", disable_tqdm=True)
     trainer.train()
-    (out / "history.json").write_text(json.dumps(trainer.state.log_history))
+    Path("out/history.json").write_text(json.dumps(trainer.state.log_history))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    torch.set_num_threads(1)  # a thread pool would not live on in the forked
+    if (order := serve()) is not None:
+        train(**order)

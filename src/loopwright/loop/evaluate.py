@@ -54,7 +54,7 @@ class EvaluationLoop:
         self.metric = BatchwiseMetric(measure, args.device) if is_metric_object(measure) else None
         self.keeps_outputs = for_prediction or not (args.batch_eval_metrics or self.metric is not None)
         self.wants_inputs = "inputs" in args.include_for_metrics
-        self.losses: list[torch.Tensor] = []
+        self.losses = _Losses()
         self.sizes: list[int] = []
         self.predictions, self.labels, self.inputs = self.collectors = [
             OutputCollector(concatenate=args.eval_do_concat_batches, directory=args.eval_spill_dir) for _ in range(3)
@@ -115,7 +115,7 @@ class EvaluationLoop:
         if logits is not None and trainer.preprocess_logits_for_metrics is not None:
             logits = trainer.preprocess_logits_for_metrics(logits, labels)
         if loss is not None:
-            self.losses.append(loss.detach().float())
+            self.losses.add(loss)
         if self.keeps_outputs:
             for collector, value in zip(self.collectors, (logits, labels, main_input), strict=True):
                 if value is not None:
@@ -138,14 +138,14 @@ class EvaluationLoop:
         self.metrics = self.trainer.compute_metrics(batch, compute_result=is_last)
 
     def _move_to_cpu(self) -> None:
-        self.losses = [loss.cpu() for loss in self.losses]
+        self.losses.to_cpu()
         for collector in self.collectors:
             collector.to_cpu()
 
     def _output(self, dataset: Any) -> EvalLoopOutput:
         trainer = self.trainer
         predictions, labels, inputs = self.predictions.arrays(), self.labels.arrays(), self.inputs.arrays()
-        losses = self._losses_per_example()
+        losses = self.losses.per_example(self.sizes)
         is_measured_whole = trainer.compute_metrics is not None and not trainer.args.batch_eval_metrics
         if self.metric is not None:
             self.metrics = self.metric.values()
@@ -156,11 +156,6 @@ class EvaluationLoop:
         metrics.update(self._loss_metrics(losses))
         num_samples = len(dataset) if has_length(dataset) else sum(self.sizes)
         return EvalLoopOutput(predictions, labels, with_prefix(metrics, self.prefix), num_samples)
-
-    def _losses_per_example(self) -> np.ndarray[Any, Any] | None:
-        if not self.losses:
-            return None
-        return np.repeat(torch.stack(self.losses).cpu().numpy(), self.sizes)
 
     def _loss_metrics(self, losses: np.ndarray[Any, Any] | None) -> dict[str, Any]:
         """Return the mean loss over examples; non-finite ones are left out only as the filter says, and counted."""
@@ -173,6 +168,42 @@ class EvaluationLoop:
         if num_nonfinite:
             entries[f"{self.prefix}_nonfinite_losses"] = num_nonfinite
         return entries
+
+
+class _Losses:
+    """The batches' losses, on their device: some hundred at a time become one tensor.
+
+    Each tensor is an object that Python's garbage collector goes through again and again.
+    """
+
+    _AT_ONCE = 256
+
+    def __init__(self) -> None:
+        self._single: list[torch.Tensor] = []
+        self._together: list[torch.Tensor] = []
+
+    def add(self, loss: torch.Tensor) -> None:
+        if not loss.is_cpu:
+            loss = loss.detach().to(torch.float32, copy=True)  # its memory may serve the next batch, with CUDA graphs
+        elif loss.dtype is not torch.float32 or loss.requires_grad:
+            loss = loss.detach().float()
+        self._single.append(loss)
+        if len(self._single) == self._AT_ONCE:
+            self._close()
+
+    def _close(self) -> None:
+        if self._single:
+            self._together.append(torch.stack(self._single))
+            self._single = []
+
+    def to_cpu(self) -> None:
+        self._close()
+        self._together = [losses.cpu() for losses in self._together]
+
+    def per_example(self, sizes: list[int]) -> np.ndarray[Any, Any] | None:
+        """Return each batch's loss as many times as its size, of `sizes`, says; None where there is none."""
+        self._close()
+        return np.repeat(torch.cat(self._together).cpu().numpy(), sizes) if self._together else None
 
 
 def _next_or_none(draw: Callable[[], Any]) -> Any:

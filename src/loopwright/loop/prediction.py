@@ -64,7 +64,8 @@ def _loss_and_outputs(trainer: Any, model: torch.nn.Module, inputs: Any) -> tupl
         loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items)
     else:
         loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True)
-    return loss.detach() if loss.ndim == 0 else loss.detach().mean(), outputs
+    loss = _detached(loss)
+    return loss if loss.ndim == 0 else loss.mean(), outputs
 
 
 def _pick(inputs: Mapping[str, Any], names: list[str]) -> Any:
@@ -72,6 +73,6 @@ def _pick(inputs: Mapping[str, Any], names: list[str]) -> Any:
 
 
 def _detached(nested: Any) -> Any:
-    if type(nested) is torch.Tensor:  # nearly always
-        return nested.detach()
+    if type(nested) is torch.Tensor:  # nearly always, and made where no gradients are
+        return nested.detach() if nested.requires_grad else nested
     return map_leaves(nested, lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf)

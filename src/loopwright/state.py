@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -157,17 +157,18 @@ class TrainerState:
         """Write this state to `json_path`: whole or not at all."""
         write_text_atomically(json_path, self.to_json())
 
-    def to_json(self) -> str:
-        """Return the text that `save_to_json` writes."""
-        # A field a line, and in the history a log line a line, each by json's C encoder, which doesn't indent: half the
-        # time of indent=2 where the history is long, and other threads come in between.
-        encode = json.JSONEncoder(sort_keys=True, default=plain_number).encode
+    def to_json(self, encode_history: Callable[[list[dict[str, Any]]], str] | None = None) -> str:
+        """Return the text that `save_to_json` writes, a field a line, and in the history a log line a line.
+
+        Arguments:
+            encode_history: What to call in place of `encode_lines`.
+        """
         fields = {
-            field.name: encode(getattr(self, field.name))
+            field.name: _encode(getattr(self, field.name))
             for field in dataclasses.fields(self)
             if field.name != "log_history"
         }
-        history = ",\n    ".join(map(encode, self.log_history))
+        history = (encode_history or encode_lines)(self.log_history)
         fields["log_history"] = f"[\n    {history}\n  ]" if history else "[]"
         return "{\n" + ",\n".join(f'  "{name}": {fields[name]}' for name in sorted(fields)) + "\n}\n"
 
@@ -198,8 +199,19 @@ def collect_states(things: Iterable[Any]) -> dict[str, Any]:
     return {name: states if len(states) > 1 else states[0] for name, states in by_name.items()}
 
 
+def encode_lines(history: Iterable[dict[str, Any]]) -> str:
+    """Return the log lines as the state's JSON holds them, one below the other."""
+    return BETWEEN_LINES.join(map(_encode, history))
+
+
 def plain_number(value: Any) -> Any:
     """Let json write numbers of NumPy and zero-dimensional tensors, which callbacks put into logs."""
     if callable(item := getattr(value, "item", None)) and getattr(value, "ndim", 0) == 0:
         return item()
     raise TypeError(f"can't write a {type(value).__name__} into {TRAINER_STATE_NAME}: {value!r:.80}")
+
+
+BETWEEN_LINES = ",\n    "
+# Line by line by json's C encoder, which doesn't indent: half the time of indent=2 where the history is long, and other
+# threads come in between.
+_encode = json.JSONEncoder(sort_keys=True, default=plain_number).encode

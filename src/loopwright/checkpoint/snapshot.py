@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from loopwright.checkpoint.history import HistoryText
 from loopwright.state import TrainerState
 
 
@@ -30,6 +31,7 @@ class Snapshot:
         processing_class: A tokenizer or processor to save with the model, by its own `save_pretrained`.
         model_state: The state dict of the unwrapped model, to be written in place of what the model holds by then.
             Names that are tied to each other share their storage in it, as in the model's own.
+        history: Encodes the log history; who hands on the same one at the next save pays for the new lines alone.
         extra: Further files by name, each a tensor, plain value or NumPy array, or a nest of them.
     """
 
@@ -44,4 +46,5 @@ class Snapshot:
     randomness: dict[str, Any] | None = None
     processing_class: Any = None
     model_state: dict[str, Any] | None = None
+    history: HistoryText = field(default_factory=HistoryText)
     extra: dict[str, Any] = field(default_factory=dict)

@@ -78,7 +78,7 @@ def _write_files(snapshot: Snapshot, directory: Path) -> dict[str, FileRecord]:
     if snapshot.randomness is not None:
         written[RANDOMNESS_NAME] = save_plain(snapshot.randomness, directory / RANDOMNESS_NAME, arrays=True)
     texts = {
-        TRAINER_STATE_NAME: snapshot.trainer_state.to_json(),
+        TRAINER_STATE_NAME: snapshot.trainer_state.to_json(snapshot.history.text_of),
         LOOPWRIGHT_STATE_NAME: json.dumps(snapshot.loopwright_state, indent=2) + "\n",
         TRAINING_ARGS_NAME: snapshot.training_args_json,
     }

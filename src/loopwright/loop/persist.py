@@ -79,6 +79,7 @@ def take_snapshot(trainer: TrainingHooks, loop: TrainingLoop | None, *, syncs_jo
         loopwright_state=_own_state(trainer, loop, syncs_journal=syncs_journal),
         training_args_json=args.to_json_string(),
         processing_class=trainer.processing_class,
+        history=trainer.saving.history,
         extra=extra,
     )
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright._support.log import get_logger
 from loopwright.checkpoint.buffers import Buffers
+from loopwright.checkpoint.history import HistoryText
 from loopwright.checkpoint.layout import checkpoint_dir
 from loopwright.checkpoint.rotation import rotate
 from loopwright.checkpoint.snapshot import Snapshot
@@ -49,11 +50,13 @@ class Saving:
 
     Attributes:
         is_idle: Whether there is nothing to see to at a step's end; False while a checkpoint is being written.
+        history: Encodes the log history, knowing what it encoded for the saves before.
     """
 
     def __init__(self, trainer: TrainingHooks) -> None:
         self.trainer = trainer
         self.is_idle = True
+        self.history = HistoryText()
         self._thread: ThreadPoolExecutor | None = None
         self._buffers = Buffers()  # of what stays where it is from one save to the next
         self._small_buffers = Buffers()

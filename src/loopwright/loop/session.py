@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loopwright._support.log import get_logger
+from loopwright.callbacks.costs import CostWatch
 from loopwright.callbacks.persistence import capture_states
 from loopwright.checkpoint.hidden import clear_leftovers
 from loopwright.checkpoint.layout import ATTEMPT_NAME, MANIFEST_NAME, list_checkpoints
@@ -109,6 +110,7 @@ class TrainingSession:
             Preempted: a signal came, the training is saved, and `signal_action` is "exit".
         """
         trainer = self.trainer
+        costs = CostWatch(trainer.callback_handler)
         with self.signals:
             try:
                 output = self._train(ignore_keys_for_eval)
@@ -118,6 +120,7 @@ class TrainingSession:
                 trainer.reporting.end(*_failure(error))
                 raise
             finally:
+                costs.tell()
                 trainer.saving.end()
                 if trainer.training_loop is not None:
                     trainer.training_loop.feed.close(at_once=self._is_paused())

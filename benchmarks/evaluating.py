@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.process_memory import peak_mb, reset_peak
 from benchmarks.recipe import SEED, collate
 
 NUM_CLASSES = 100
@@ -74,22 +74,11 @@ def evaluate_once(library: str, num_rows: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="loopwright-benchmark-") as directory:
         evaluate = LIBRARIES[library](Classifier(), Rows(num_rows), directory)
         gc.collect()
-        before = _reset_peak()
+        before = reset_peak()
         began = time.perf_counter()
         metrics = evaluate()
         seconds = time.perf_counter() - began
-        return {"seconds": seconds, "peak_mb": _read_megabytes("VmHWM") - before, **metrics}
-
-
-def _reset_peak() -> float:
-    """Let the peak be counted anew; return the megabytes that the process has now."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _read_megabytes("VmRSS")
-
-
-def _read_megabytes(name: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024 / 1e6
+        return {"seconds": seconds, "peak_mb": peak_mb() - before, **metrics}
 
 
 def _bare(model: Classifier, rows: Rows, directory: str) -> Callable[[], Metrics]:

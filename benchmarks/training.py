@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.implementations import IMPLEMENTATIONS
+from benchmarks.process_memory import peak_mb, reset_peak, resident_mb
 from benchmarks.recipe import SEED, Job, collate
 from benchmarks.settings import Setting
 from benchmarks.workloads import WORKLOADS, Stopwatch, TimedModel
@@ -41,6 +42,29 @@ def timed_training(
     IMPLEMENTATIONS[implementation].train(job)
     begin, end = stopwatch.readings
     return {clock: (after - before) * 1e3 / num_steps for clock, before, after in zip(CLOCKS, begin, end, strict=True)}
+
+
+def memory_of_training(implementation: str, setting: dict[str, Any], marks: list[int]) -> dict[str, float]:
+    """Train in this process, which has done nothing yet, and return what memory that took, in megabytes.
+
+    Arguments:
+        implementation: Which.
+        setting: The case.
+        marks: The two steps, ascending, between which growth is looked for.
+
+    Returns:
+        "import_mb" of the library over torch, "peak_mb" of the training over what the process had before it, and
+        "growth_mb" from the one mark to the other.
+    """
+    job = _make_job(Setting(**setting), marks[-1] + 1)
+    before = resident_mb()
+    IMPLEMENTATIONS[implementation].load()
+    gc.collect()
+    imported = reset_peak()
+    job.model.stopwatch = stopwatch = Stopwatch(marks, read=resident_mb)
+    IMPLEMENTATIONS[implementation].train(job)
+    begin, end = stopwatch.readings
+    return {"import_mb": imported - before, "peak_mb": peak_mb() - imported, "growth_mb": end - begin}
 
 
 def final_loss(implementation: str, setting: dict[str, Any], num_steps: int) -> float:

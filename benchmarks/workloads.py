@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter, process_time, thread_time
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
@@ -24,14 +25,16 @@ class Stopwatch:
 
     Arguments:
         marks: Numbers of the forward passes, counted from 1, ascending.
+        read: What to read in place of the clocks.
 
     Attributes:
         readings: (wall seconds, CPU seconds of the process, those of this thread) at the marks that were passed.
     """
 
     marks: list[int] = field(default_factory=list)
+    read: Callable[[], Any] = lambda: (perf_counter(), process_time(), thread_time())
     count: int = 0
-    readings: list[tuple[float, float, float]] = field(default_factory=list)
+    readings: list[Any] = field(default_factory=list)
     _next: int = 0
 
     def __post_init__(self) -> None:
@@ -41,7 +44,7 @@ class Stopwatch:
         """Count a forward pass."""
         self.count += 1
         if self.count == self._next:
-            self.readings.append((perf_counter(), process_time(), thread_time()))
+            self.readings.append(self.read())
             self._next = self.marks[len(self.readings)] if len(self.readings) < len(self.marks) else 0
 
 

@@ -39,6 +39,7 @@ _MODULES = {
     "checkpoint": "checkpoint",
     "resume": "resume",
     "evaluate": "evaluate",
+    "memory": "memory",
 }
 
 SUITES: dict[str, Suite] = {name: cast(Suite, import_module(f"{__name__}.{file}")) for name, file in _MODULES.items()}

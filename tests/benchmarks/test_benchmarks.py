@@ -21,7 +21,7 @@ from benchmarks.implementations import BARE, IMPLEMENTATIONS, INSTALL_PEERS, bar
 from benchmarks.recipe import check_counts
 from benchmarks.rounds import alternate, spread, spread_of_ratios
 from benchmarks.settings import Options, Setting
-from benchmarks.suites import SUITES, evaluate
+from benchmarks.suites import SUITES, evaluate, memory
 from benchmarks.suites.overhead import same_loss
 from benchmarks.worker import ROOT, Worker, WorkerError
 from benchmarks.workloads import Stopwatch
@@ -209,12 +209,25 @@ def test_evaluation_that_finds_other_metrics_is_no_figure() -> None:
         evaluate._compare("other", [{**right, "accuracy": 0.26}], [right])
 
 
+def test_memory_is_measured_in_new_processes_and_a_leak_is_seen() -> None:
+    results = SUITES["memory"].run(Options(("bare", "loopwright"), 1, round_seconds=0.01), lambda text: None)
+    assert results["failed"] == {}
+    bare, ours = results["rows"]["bare"], results["rows"]["loopwright"]
+    assert bare["import_mb"]["median"] <= ours["import_mb"]["median"] < 50
+    assert 0 < bare["peak_mb"]["median"] <= ours["peak_mb"]["median"] + 5
+    leaking = [{"import_mb": 0.0, "peak_mb": 9.0, "growth_mb": 2.0}]
+    assert memory._summarize(leaking, [20, 120])["growth_mb"]["median"] == 200.0
+    text = printed("memory", results)
+    assert all(f"│ {name} " in text for name in results["rows"])
+    assert "…" not in text
+
+
 def test_names_choose_suites_and_peers() -> None:
     assert command._choose([], with_peers=False)[:2] == (list(SUITES), ("bare", "loopwright"))
     assert command._choose(["import", "ignite"], with_peers=False)[0] == ["import"]
     with pytest.raises(
         typer.BadParameter,
-        match="unknown: overheat; there are overhead, dispatch, import, log, journal, checkpoint, resume, evaluate,",
+        match="unknown: overheat; there are overhead, dispatch, import, .*, evaluate, memory,",
     ):
         command._choose(["overheat"], with_peers=False)
 

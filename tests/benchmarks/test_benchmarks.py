@@ -227,7 +227,7 @@ def test_names_choose_suites_and_peers() -> None:
     assert command._choose(["import", "ignite"], with_peers=False)[0] == ["import"]
     with pytest.raises(
         typer.BadParameter,
-        match="unknown: overheat; there are overhead, dispatch, import, .*, evaluate, memory,",
+        match=r"unknown: overheat; there are overhead, dispatch, import, .*, evaluate, memory,",
     ):
         command._choose(["overheat"], with_peers=False)
 

@@ -76,6 +76,18 @@ def test_our_early_stopping_stops_their_trainer(tmp_path):
     assert trainer.state.global_step < 27
 
 
+def test_our_clocks_save_and_stop_their_trainer(tmp_path):
+    saves, stops = loopwright.TimedSaveCallback(minutes=0.0), loopwright.TimeBudgetCallback(hours=0.0)
+    trainer = build(transformers, tmp_path / "saves", callbacks=[saves], save_strategy="no", max_steps=3)
+    trainer.train()
+    steps = {int(path.name.rpartition("-")[2]) for path in (tmp_path / "saves").glob("checkpoint-*")}
+    assert steps == {1, 2, 3}
+    trainer = build(transformers, tmp_path / "stops", callbacks=[stops])
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert (tmp_path / "stops" / "checkpoint-1").is_dir()
+
+
 def test_their_control_returned_by_a_callback_steers_our_trainer(tmp_path):
     class Foreign(transformers.TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

@@ -1,9 +1,10 @@
-"""The reporters of transformers.integrations in our Trainer: each service holds every number that was logged.
+"""Reporters of the one library in the Trainer of the other: each service holds every number that was logged.
 
-Each runs in a process of its own, as SDKs keep much for the whole process, and all that can be constructed with what
-is installed are here: not AzureML's, which needs the SDK before the present one, nor Neptune's, whose client is no
-longer kept, nor Flyte's, which asks for a plug-in. Models are left out where their callback can't store them: W&B's
-makes a transformers.Trainer of the arguments it is given, and ClearML's asks its own offline model what it can't say.
+Each runs in a process of its own, as SDKs keep much for the whole process. All of transformers.integrations that can be
+constructed with what is installed are here: not AzureML's, which needs the SDK before the present one, nor Neptune's,
+whose client is no longer kept, nor Flyte's, which asks for a plug-in. Models are left out where their callback can't
+store them: W&B's makes a transformers.Trainer of the arguments it is given, and ClearML's asks its own offline model
+what it can't say.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 
 from loopwright.trackers.naming import group_name
+from loopwright.trackers.registry import BUILT_IN
 from loopwright.trackers.wandb_files import read_rows
 from tests.trackers import readback
 from tests.trackers.places import clearml, codecarbon, comet_ml, dvclive, place_of, swanlab, trackio
@@ -35,9 +37,9 @@ NAMED = {"mlflow": str, "dvclive": lambda key: key.replace("eval_", "eval/")}
 
 @pytest.fixture(scope="module")
 def train():
-    """A function that trains with a callback of theirs in `directory`, and returns what was logged."""
+    """A function that trains in `directory` with a reporter of the other library, and returns what was logged."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.parity.their_reporter"],
+        [sys.executable, "-m", "tests.parity.reporter"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -47,8 +49,10 @@ def train():
     while server.stdout.readline() != "ready\n":  # what is imported may print
         assert server.poll() is None
 
-    def train(callback: str, directory: Path, variables: Mapping[str, str]) -> list[dict[str, Any]]:
-        order = {"callback": callback, "directory": str(directory), "variables": variables}
+    def train(
+        callback: str, directory: Path, variables: Mapping[str, str], trainer: str = "loopwright"
+    ) -> list[dict[str, Any]]:
+        order = {"trainer": trainer, "callback": callback, "directory": str(directory), "variables": variables}
         server.stdin.write(json.dumps(order) + "\n")
         server.stdin.flush()
         assert server.stdout.readline() == "0\n", (directory / "log.txt").read_text()
@@ -148,3 +152,30 @@ def test_a_cluster_of_kubeflow_is_told_how_far_it_is(train, tmp_path):
         server.shutdown()
     assert [status["progressPercentage"] for status in (told[0], told[-1])] == [0, 100]
     assert {"name": "train_loss", "value": str(lines[-1]["train_loss"])} in told[-1]["metrics"]
+
+
+IN_EVERY_RUN = {"mlflow", "tensorboard", "wandb"}
+
+
+@pytest.mark.parametrize(
+    "tracker",
+    [
+        pytest.param(tracker, id=tracker.name, marks=[] if tracker.name in IN_EVERY_RUN else [pytest.mark.soak])
+        for tracker in BUILT_IN
+    ],
+)
+def test_ours_in_their_trainer_has_all_that_counts_in_its_journal(tracker, train, tmp_path):
+    place = place_of(tracker.name, tmp_path)
+    if place.home == "off":
+        pytest.skip("is on in a task alone: its own tests are in one")
+    try:
+        lines = train(tracker.class_path.rpartition(":")[2], tmp_path, place.environment(), "transformers")
+        assert place.num_runs(tmp_path / "out") == 1
+        assert place.holds(tmp_path / "out")
+    finally:
+        place.close()
+    recorded = readback.journal(tmp_path / "out")
+    for key, times in TIMES.items():
+        values = [line[key] for line in lines if key in line]
+        assert len(values) == times
+        assert series(recorded, group_name(key)) == values

@@ -158,7 +158,13 @@ class Trainer(Searching):
         self.saving = Saving(self)
         self.args.report_to = resolve_trackers(self.args.report_to)
         self.callback_handler = CallbackHandler(
-            [*DEFAULT_CALLBACKS, *reporting_callbacks(self.args.report_to, callbacks or ()), *(callbacks or [])],
+            [
+                *DEFAULT_CALLBACKS,
+                *reporting_callbacks(self.args.report_to, callbacks or ()),
+                *(callbacks or []),
+                *timing_callbacks(self.args),
+                PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK,
+            ],
             self.model,
             self.processing_class,
             self.optimizer,
@@ -166,17 +172,13 @@ class Trainer(Searching):
             callback_errors=self.args.callback_errors,
         )
         self.callback_handler.on_decision = self.reporting.decide
-        for callback in timing_callbacks(self.args):
-            self.add_callback(callback)
-        self.add_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
         self.control = TrainerControl()
         self.state = TrainerState(
             is_local_process_zero=self.is_local_process_zero(),
             is_world_process_zero=self.is_world_process_zero(),
             stateful_callbacks=capture_states([*self.callback_handler.callbacks, self.control]),
         )
-        if self.args.should_save:
-            make_output_dir(self.args.output_dir)  # callbacks write there as early as in on_init_end
+        make_output_dir(self.args)  # callbacks write there as early as in on_init_end
         self.control = self.callback_handler.on_init_end(self.args, self.state, self.control)
         self.memory.end_construction()
 

@@ -55,8 +55,8 @@ def check_construction(  # noqa: PLR0913 -- the parts that must fit together
         raise ArgumentError("batch_eval_metrics=True: compute_metrics must take compute_result (True at the end)")
 
 
-def make_output_dir(path: str) -> None:
-    """Make the directory, where it can be made.
+def make_output_dir(args: TrainingArguments) -> None:
+    """Make `output_dir`, where this process saves and it can be made.
 
     What can't be made now may be there when it is needed, as a disk that isn't mounted yet: journal and checkpoints say
     so then.
@@ -64,10 +64,13 @@ def make_output_dir(path: str) -> None:
     Raises:
         ArgumentError: a file is in its place.
     """
+    path = args.output_dir
+    if not args.should_save:
+        return
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ArgumentError(f"output_dir={path!r}: {error.filename} is a file; expected a directory") from error
+        raise ArgumentError(f"output_dir={path!r}: expected a directory; a file is there, or above it") from error
     except OSError as error:
         get_logger(__name__).warning("output_dir=%r can't be made: %s", path, error)
 

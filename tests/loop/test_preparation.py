@@ -25,7 +25,7 @@ def test_output_dir_is_there_when_the_trainer_is_built(tmp_path):
 @pytest.mark.parametrize("below", ["", "out"])
 def test_a_file_in_its_place_is_named(below, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ArgumentError, match="output_dir='.*': expected a directory; a file is there, or above it"):
+    with pytest.raises(ArgumentError, match=r"output_dir='.*': expected a directory; a file is there, or above it"):
         build(loopwright, tmp_path / "file" / below)
 
 

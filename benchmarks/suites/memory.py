@@ -1,7 +1,6 @@
 """What memory a training takes over the bare loop's, and whether it grows while it goes on.
 
-Each round is a process of its own: what was once taken stays with a process. What a delivery process takes is told by
-`benchmarks log`.
+Each round is a process of its own: what was once taken stays with a process. Delivery processes are not counted.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.rounds import Round, alternate, spread
 from benchmarks.settings import Options, Setting
 from benchmarks.table import failure_lines, make_table, with_quartiles
@@ -38,7 +36,7 @@ def run(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     first = max(20, int(_FIRST_MARK * min(1.0, options.round_seconds)))
     marks = [first, first + max(20, int(_NUM_STEPS * options.round_seconds))]
     say(f"{num_rounds} rounds of {marks[-1]:,} steps")
-    entries = {name: partial(_train, name, marks) for name in options.implementations if name in IMPLEMENTATIONS}
+    entries = {name: partial(_train, name, marks) for name in options.implementations}
     measured = alternate(entries, num_rounds)
     return {
         "num_rounds": num_rounds,

@@ -20,6 +20,7 @@ from loopwright._support.log import get_logger
 logger = get_logger(__name__)
 
 TRAINER_STATE_NAME = "trainer_state.json"
+BETWEEN_LINES = ",\n    "  # of the log history, in the state's JSON
 
 
 class ExportableState:
@@ -211,7 +212,6 @@ def plain_number(value: Any) -> Any:
     raise TypeError(f"can't write a {type(value).__name__} into {TRAINER_STATE_NAME}: {value!r:.80}")
 
 
-BETWEEN_LINES = ",\n    "
 # Line by line by json's C encoder, which doesn't indent: half the time of indent=2 where the history is long, and other
 # threads come in between.
 _encode = json.JSONEncoder(sort_keys=True, default=plain_number).encode

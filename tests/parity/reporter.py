@@ -1,4 +1,4 @@
-"""Trains with reporters of the one library in the Trainer of the other, each in a process forked here: no imports.
+"""Trains with reporters of the one library in the Trainer of the other, each in a process forked here.
 
 Says "ready". A line of JSON in, {"trainer", "callback", "directory", "variables"}: the Trainer of that library trains
 there with that callback of the other's, and leaves what was logged in out/history.json and what was printed in log.txt.
@@ -49,7 +49,7 @@ def train(trainer: str, callback: str, directory: str, variables: dict[str, str]
         library, reporters = loopwright, transformers.integrations
     else:
         library, reporters = transformers, loopwright.integrations
-    if reporters is transformers.integrations and callback == "SwanLabCallback":
+    if (trainer, callback) == ("loopwright", "SwanLabCallback"):
         import swanlab
 
         swanlab.init()  # it asks for the present run, which has to be there with the SDK of today

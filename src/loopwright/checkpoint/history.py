@@ -1,4 +1,4 @@
-"""Write a log history that grows from save to save in a time that hardly does."""
+"""Make the text of a log history that grows from save to save: what was encoded before isn't encoded again."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def _added(name: str, rounds: Mapping[str, list[Round]]) -> dict[str, Any]:
 
 def _event_entries(workers: Mapping[str, Worker], failed: set[str], stack: ExitStack) -> dict[str, Any]:
     plain = stack.enter_context(Worker())
-    entries = {"a plain method call": partial(_event, plain, "benchmarks.events:plain_call")}
+    entries = {"the call alone": partial(_event, plain, "benchmarks.events:plain_call")}
     for name in _WITH_EVENTS:
         if name in workers and f"{name}: none" not in failed:
             for listening, label in enumerate(("nobody listens", "one listens")):

@@ -1,14 +1,17 @@
 """What importing a library costs over `import torch`: seconds, modules and resident memory, in fresh processes.
 
-The first round is thrown away: it reads the files from the disk and writes the byte code.
+The first round is thrown away: it reads the files from the disk and writes the byte code, into a folder of the suite's
+own, so that everything has been compiled whatever this environment says of that.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from statistics import median
 from typing import Any
@@ -54,9 +57,14 @@ def run(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
         if statement:
             statements[statement] = ("import torch", statement)
     say(f"{len(statements)} imports, {num_rounds} rounds and one that is thrown away")
-    entries = {name: partial(_import, before, statement) for name, (before, statement) in statements.items()}
-    alternate(entries, 1)
-    measured = alternate(entries, num_rounds)
+    with tempfile.TemporaryDirectory(prefix="loopwright-byte-code-") as folder:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment["PYTHONPYCACHEPREFIX"] = folder
+        entries = {
+            name: partial(_import, before, statement, environment) for name, (before, statement) in statements.items()
+        }
+        alternate(entries, 1)
+        measured = alternate(entries, num_rounds)
     return {
         "num_rounds": num_rounds,
         "rows": {name: _summarize(statements[name][0], rounds) for name, rounds in measured.rounds.items()},
@@ -64,9 +72,10 @@ def run(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
-def _import(before: str, statement: str) -> Round:
+def _import(before: str, statement: str, environment: Mapping[str, str]) -> Round:
     script = _SCRIPT.format(source=str(ROOT / "src"), before=before, statement=statement)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     if done.returncode:
         raise WorkerError(done.stderr or f"status {done.returncode}")
     return _parse_last_line(done.stdout)

@@ -38,10 +38,6 @@ def storable(text: str | None) -> str | None:
     return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _dumps(value: Any) -> str:
-    return json.dumps(value, default=_plain)
-
-
 def _plain(value: Any) -> Any:
     """Return what stands for `value`, which json can't write by itself."""
     if callable(item := getattr(value, "item", None)) and getattr(value, "ndim", 0) == 0:
@@ -53,3 +49,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"a {type(value).__name__} has no place in a journal")
+
+
+# One for all: `json.dumps` with a `default` makes an encoder each time, which takes as long as encoding a log line.
+_dumps = json.JSONEncoder(default=_plain).encode

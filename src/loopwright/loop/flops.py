@@ -11,13 +11,12 @@ The counts are in checkpoints: a resumed run has those that the run before it ha
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from loopwright._support.log import get_logger
 from loopwright.errors import describe
@@ -56,7 +55,7 @@ class FlopCounter:
         # Compiled code can't be looked into, and a run of the same module uncompiled would cost memory and time.
         self._is_off = any(map(_is_compiled, (trainer.model_wrapped, *trainer.model.modules())))
 
-    def begin_epoch(self, parameters: list[nn.Parameter]) -> None:
+    def begin_epoch(self, parameters: Iterable[nn.Parameter]) -> None:
         """Take note of what is trained: what callbacks freeze has no gradient to compute."""
         self._num_trained = sum(parameter.requires_grad for parameter in parameters)
 
@@ -117,6 +116,9 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch'
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        from torch.utils.flop_counter import flop_registry  # noqa: PLC0415 -- 8 ms, for those who train
+
+        self._formulas = flop_registry
         self.total = 0
         self.error: Exception | None = None
 
@@ -124,7 +126,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch'
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         packet = getattr(func, "_overloadpacket", func)
-        formula = flop_registry.get(_SAME_FORMULA.get(packet, packet))
+        formula = self._formulas.get(_SAME_FORMULA.get(packet, packet))
         if formula is not None and self.error is None:
             try:
                 self.total += formula(*args, **kwargs, out_val=out)

@@ -16,6 +16,7 @@ from loopwright.loop.pausing import Paused, PausePoint
 from loopwright.loop.report import LossWindow
 from loopwright.loop.tokens import count_tokens
 from loopwright.loop.update import Update
+from loopwright.runtime.clipping import Clipper
 from loopwright.state import CONTROL_FLAGS
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class TrainingLoop:
         self.learning_rate: float | None = None
         self.is_done = False
         self.ignore_keys_for_eval: list[str] | None = None
-        self._parameters: list[torch.nn.Parameter] = []
+        self._clipper = Clipper(())
         self.flops = FlopCounter(trainer)
         self._counted_before_update = (trainer.state.num_input_tokens_seen, trainer.state.total_flos)
 
@@ -162,8 +163,8 @@ class TrainingLoop:
         self.feed.begin(position.epoch, position.batches, data)
         self.pause.signals.guard_workers()
         # Taken anew each epoch: callbacks freeze and unfreeze, and may add modules.
-        self._parameters = list(trainer.model.parameters())
-        self.flops.begin_epoch(self._parameters)
+        self._clipper = Clipper(list(trainer.model.parameters()))
+        self.flops.begin_epoch(self._clipper.parameters)
         going = self._finish_actions(self._put_back())
         cut_short = not going and self._is_cut_short()
         while going and not (self.is_done or position.is_cut) and position.batches < self.plan.batches_per_epoch:
@@ -284,7 +285,7 @@ class TrainingLoop:
         precision = trainer.precision
         if args.max_grad_norm > 0:
             precision.unscale(optimizer)
-            self.grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, args.max_grad_norm)
+            self.grad_norm = self._clipper.clip(args.max_grad_norm)
         trainer.control = handler.on_pre_optimizer_step(args, state, trainer.control)
         self.is_whole = False
         if not trainer.saving.is_idle:
@@ -294,7 +295,7 @@ class TrainingLoop:
         self.learning_rate = optimizer.param_groups[0]["lr"]
         if stepped and not isinstance(trainer.lr_scheduler, ReduceLROnPlateau):
             trainer.lr_scheduler.step()
-        for parameter in self._parameters:
+        for parameter in self._clipper.parameters:
             parameter.grad = None
 
     # Acting on flags

@@ -19,6 +19,7 @@ import torch
 
 from loopwright._support.log import get_logger
 from loopwright.errors import ArgumentError
+from loopwright.runtime.stepping import Stepper
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
@@ -48,13 +49,14 @@ class Precision:
             put back, and autocast would stay on.
     """
 
-    __slots__ = ("autocast", "dtype", "scaler")
+    __slots__ = ("_stepper", "autocast", "dtype", "scaler")
 
     def __init__(
         self, dtype: torch.dtype | None, device: torch.device, scaler: torch.amp.GradScaler | None = None
     ) -> None:
         self.dtype = dtype
         self.scaler = scaler
+        self._stepper = Stepper()
         self.autocast: Callable[[], AbstractContextManager[Any]] = (
             _return_nothing if dtype is None else partial(torch.autocast, device.type, dtype)
         )
@@ -77,7 +79,7 @@ class Precision:
         """Update the weights; return whether that happened, or was skipped since a gradient was inf or NaN."""
         scaler = self.scaler
         if scaler is None:
-            optimizer.step()
+            self._stepper.step(optimizer)
             return True
         # A fused optimizer is called in any case and skips by itself, so only the scale tells: it falls after every
         # skipped step, and after no other.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from loopwright.search.study import HyperparameterSearch
-
 if TYPE_CHECKING:
     from loopwright.outputs import BestRun
     from loopwright.records import Trial
@@ -48,5 +46,7 @@ class Searching:
         Raises:
             SearchError: there is no `model_init`, or no trial was completed.
         """
+        from loopwright.search.study import HyperparameterSearch
+
         search = HyperparameterSearch(self, hp_space, compute_objective, direction, backend, hp_name, kwargs)
         return search.run(n_trials)

@@ -37,19 +37,22 @@ _CHECK_STEPS = 20
 _MLP = Setting("mlp1")
 _GPT = Setting("gpt10")
 
-STANDARD_CASES: dict[str, Setting] = {"mlp1": _MLP, "gpt10": _GPT}
+STANDARD_CASES: dict[str, Setting] = {
+    "mlp1, log 10": replace(_MLP, log_every=10),
+    "gpt10, log 10": replace(_GPT, log_every=10),
+    "mlp1": _MLP,
+    "gpt10": _GPT,
+    "mlp1, accumulation 4": replace(_MLP, accumulation=4),
+    "mlp1, 50 callbacks": replace(_MLP, idle_callbacks=50),
+}
 ALL_CASES: dict[str, Setting] = {
     **STANDARD_CASES,
     "gpt30": Setting("gpt30"),
-    "mlp1, log 10": replace(_MLP, log_every=10),
     "mlp1, log 1": replace(_MLP, log_every=1),
     "mlp1, no bar": replace(_MLP, bar=False),
     "mlp1, log 10, no bar": replace(_MLP, log_every=10, bar=False),
     "mlp1, log 1, no bar": replace(_MLP, log_every=1, bar=False),
-    "mlp1, accumulation 4": replace(_MLP, accumulation=4),
     "mlp1, 10 callbacks": replace(_MLP, idle_callbacks=10),
-    "mlp1, 50 callbacks": replace(_MLP, idle_callbacks=50),
-    "gpt10, log 10": replace(_GPT, log_every=10),
     "gpt10, log 1": replace(_GPT, log_every=1),
     "gpt10, no bar": replace(_GPT, bar=False),
     "gpt10, accumulation 4": replace(_GPT, accumulation=4),

@@ -20,6 +20,7 @@ _OTHER_VALUES: dict[str, Any] = {
     "skip_memory_metrics": False,
     "enable_jit_checkpoint": True,
     "max_hours": 8.5,
+    "logging_async": True,
     "save_async": True,
     "save_async_busy": "skip",
     "save_errors": "warn",

@@ -24,7 +24,7 @@ OTHER_DEFAULTS = {
 OUR_OWN = {
     *("callback_errors", "tracker_call_timeout", "tracker_close_timeout", "tracker_open_timeout"),
     *("save_async", "save_async_busy", "save_errors", "save_on_exception", "signal_action"),
-    *("save_top_k", "save_every_minutes", "max_hours", "eval_spill_dir"),
+    *("save_top_k", "save_every_minutes", "max_hours", "eval_spill_dir", "logging_async"),
 }
 OURS_ALONE = {*OUR_OWN, "logging_dir", "overwrite_output_dir"}  # and two of 4.47 that live on
 THEIRS_ALONE = {

@@ -38,6 +38,9 @@ class ReportingArguments:
     logging_nan_inf_filter: bool = True
     """Leave steps whose loss is not finite out of the logged mean; their number is logged beside it."""
 
+    logging_async: bool = False
+    """On an accelerator, make a log line when its numbers have arrived, a step or two later, and wait for none."""
+
     include_num_input_tokens_seen: TokenCountOrFlag = field(default="no", metadata={"nargs": "?", "const": "all"})
     """Count the input tokens trained on: "all", only "non_padding" ones, or "no"."""
 

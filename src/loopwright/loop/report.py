@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,29 @@ class _Sums:
         if self.finite == 0 or (self.nonfinite and not only_finite):
             return math.nan
         return self.loss / self.finite
+
+
+@dataclass
+class Interval:
+    """The sums between two log lines, as far as they are known.
+
+    Attributes:
+        sums: Known already.
+        on_device: Of the others the loss, and how many were finite, of shape (2,); None where there are none.
+        num_on_device: How many steps those are.
+    """
+
+    sums: _Sums
+    on_device: torch.Tensor | None = None
+    num_on_device: int = 0
+
+    def settle(self, numbers: Sequence[float] | None = None) -> None:
+        """Take in what is on the device: `numbers`, or else by waiting for it."""
+        if self.on_device is None:
+            return
+        loss, finite = self.on_device.tolist() if numbers is None else numbers
+        self.sums.add(_Sums(loss, int(finite), self.num_on_device - int(finite)))
+        self.on_device, self.num_on_device = None, 0
 
 
 class LossWindow:
@@ -70,21 +94,27 @@ class LossWindow:
         else:
             self._window.nonfinite += 1
 
-    def _settle(self) -> None:
-        """Bring what is still on the device over; waits for it."""
+    def begin_next(self) -> Interval:
+        """Return the window's sums, wherever they are, and begin the next window."""
+        interval = Interval(self._window)
         if self._on_device is not None and self._num_on_device:
-            loss, finite = self._on_device.tolist()
-            self._window.add(_Sums(loss, int(finite), self._num_on_device - int(finite)))
+            interval.on_device, interval.num_on_device = self._on_device.clone(), self._num_on_device
             self._on_device.zero_()
             self._num_on_device = 0
-
-    def close(self) -> dict[str, float]:
-        """Return the window's entries of a log line, and begin the next window."""
-        self._settle()
-        entries = self._entries(self._window, "")
-        self._before.add(self._window)
         self._window = _Sums()
-        return entries
+        return interval
+
+    def take(self, interval: Interval) -> dict[str, float]:
+        """Return the entries of the log line of `interval`; waits for what is still on the device."""
+        interval.settle()
+        self._before.add(interval.sums)
+        return self._entries(interval.sums, "")
+
+    def _settle(self) -> None:
+        """Bring what is still on the device over; waits for it."""
+        interval = self.begin_next()
+        interval.settle()
+        self._window = interval.sums
 
     def overall(self) -> dict[str, float]:
         """Return the entries for the whole training."""

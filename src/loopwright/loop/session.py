@@ -357,13 +357,13 @@ class TrainingSession:
         steps = state.global_step - first_step
         if loop.is_paused:
             trainer.control = trainer.callback_handler.on_train_end(args, state, trainer.control)
-            metrics = loop.window.overall()
+            metrics = loop.lines.window.overall()
             return TrainOutput(state.global_step, metrics["train_loss"], metrics)
         samples = plan.num_train_samples * steps / max(plan.max_steps, 1)
-        metrics = speed_metrics("train", loop.start_time, samples, steps)
+        metrics = speed_metrics("train", loop.lines.start_time, samples, steps)
         if state.total_flos:
             metrics["total_flos"] = state.total_flos
-        metrics.update(loop.window.overall())
+        metrics.update(loop.lines.window.overall())
         trainer.memory.add_to(metrics, "train")
         trainer.log(metrics)
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:

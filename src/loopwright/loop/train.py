@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from loopwright._support.log import get_logger
 from loopwright.loop.flops import FlopCounter
+from loopwright.loop.lines import LogLines
 from loopwright.loop.metrics import update_best, watched_metric
 from loopwright.loop.pausing import Paused, PausePoint
 from loopwright.loop.report import LossWindow
@@ -71,7 +72,7 @@ class TrainingLoop:
         plan: How far to go.
         feed: Gives the micro-batches.
         position: Where to begin.
-        window: Sums up the losses.
+        window: Sums up the losses, for `lines`.
         pause: Where the loop looks whether it should stop for a while.
 
     Attributes:
@@ -95,7 +96,7 @@ class TrainingLoop:
         self.plan = plan
         self.feed = feed
         self.position = position
-        self.window = window
+        self.lines = LogLines(trainer, window)
         self.pause = pause
         self.resumption: Resumption | None = None
         self.update: Update | None = None
@@ -105,11 +106,7 @@ class TrainingLoop:
         self.is_acting = False
         self.is_whole = True
         self.device = trainer.args.device
-        self.start_time = time.time()
-        self.last_logged_step = trainer.state.global_step
         self.tokens_at_start = trainer.state.num_input_tokens_seen
-        self.grad_norm: Any = None
-        self.learning_rate: float | None = None
         self.is_done = False
         self.ignore_keys_for_eval: list[str] | None = None
         self._clipper = Clipper(())
@@ -124,17 +121,19 @@ class TrainingLoop:
             self._run_epochs()
         except Paused:
             self.is_paused = True
-        except RuntimeError as error:
+        except BaseException as error:
+            self.lines.finish_after(error)
             # A signal to the process group ended workers where the training can't be saved as it is, in an evaluation
             # of which a line is logged: the checkpoints that there are will do.
-            if not (self.pause.is_asked and "DataLoader worker" in str(error)):
+            if not (isinstance(error, RuntimeError) and self.pause.is_asked and "DataLoader worker" in str(error)):
                 raise
             self.is_paused, self.saved_mark = True, self.mark()
+        self.lines.finish()
 
     def _run_epochs(self) -> None:
         trainer = self.trainer
         handler, args = trainer.callback_handler, trainer.args
-        self.start_time = time.time()
+        self.lines.start_time = time.time()
         trainer.control = handler.on_train_begin(args, trainer.state, trainer.control)
         if args.eval_on_start and self.resumption is None:
             self._evaluate_pausably(steps_scheduler=False)
@@ -241,7 +240,7 @@ class TrainingLoop:
         if loss is None:
             return
         self._step_optimizer()
-        self.window.add(loss)
+        self.lines.window.add(loss)
         state.global_step += 1
         state.epoch = self.position.epoch + self.position.batches / self.plan.batches_per_epoch
         self.is_whole = self.is_acting = True
@@ -251,6 +250,7 @@ class TrainingLoop:
         self.position.is_cut = control.should_epoch_stop
         if control.should_log or control.should_evaluate or control.should_save:
             self.act()
+        self.lines.make_arrived()
         self.is_acting = False
 
     def _accumulate(self) -> torch.Tensor | None:
@@ -285,14 +285,14 @@ class TrainingLoop:
         precision = trainer.precision
         if args.max_grad_norm > 0:
             precision.unscale(optimizer)
-            self.grad_norm = self._clipper.clip(args.max_grad_norm)
+            self.lines.grad_norm = self._clipper.clip(args.max_grad_norm)
         trainer.control = handler.on_pre_optimizer_step(args, state, trainer.control)
         self.is_whole = False
         if not trainer.saving.is_idle:
             trainer.saving.fence()
         stepped = precision.step(optimizer)
         trainer.control = handler.on_optimizer_step(args, state, trainer.control)
-        self.learning_rate = optimizer.param_groups[0]["lr"]
+        self.lines.learning_rate = optimizer.param_groups[0]["lr"]
         if stepped and not isinstance(trainer.lr_scheduler, ReduceLROnPlateau):
             trainer.lr_scheduler.step()
         for parameter in self._clipper.parameters:
@@ -304,8 +304,10 @@ class TrainingLoop:
         """Log, evaluate and save, as the control flags say."""
         trainer = self.trainer
         self.is_acting = True
-        if trainer.control.should_log and trainer.state.global_step > self.last_logged_step:
-            self.log()
+        if trainer.control.should_log and trainer.state.global_step > self.lines.last_step:
+            self.lines.make()
+        if trainer.control.should_evaluate or trainer.control.should_save:
+            self.lines.finish()
         if trainer.control.should_evaluate:
             metrics = self._evaluate_pausably()
             is_best = update_best(trainer.args, trainer.state, metrics)
@@ -314,16 +316,6 @@ class TrainingLoop:
         if trainer.control.should_save:
             trainer.saving.save_and_tell()
         self.is_acting = False
-
-    def log(self) -> None:
-        """Make the log line of the steps since the last one."""
-        logs = self.window.close()
-        if self.grad_norm is not None:
-            logs["grad_norm"] = float(self.grad_norm)
-        learning_rate = self.learning_rate
-        logs["learning_rate"] = self.trainer.optimizer.param_groups[0]["lr"] if learning_rate is None else learning_rate
-        self.last_logged_step = self.trainer.state.global_step
-        self.trainer.log(logs, self.start_time)
 
     def _evaluate_pausably(self, *, steps_scheduler: bool = True) -> dict[str, float]:
         """Evaluate; where the loop has to pause meanwhile, as if the evaluation had not been begun."""
@@ -351,10 +343,7 @@ class TrainingLoop:
         """Return where this loop is, JSON-able and exact, for a checkpoint."""
         return {
             "position": vars(self.position).copy(),
-            "loss_window": self.window.state(),
-            "last_logged_step": self.last_logged_step,
-            "grad_norm": None if self.grad_norm is None else float(self.grad_norm),
-            "learning_rate": self.learning_rate,
+            **self.lines.state(),
             "flops": self.flops.state(),
             "flags": self.flags_to_act_on,
             "stops": self.trainer.control.should_training_stop and not self._is_complete(),
@@ -362,10 +351,7 @@ class TrainingLoop:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned; the position was given at construction."""
-        self.window.load_state(state["loss_window"])
-        self.last_logged_step = state["last_logged_step"]
-        self.grad_norm = state["grad_norm"]
-        self.learning_rate = state["learning_rate"]
+        self.lines.load_state(state)
         if "flops" in state:
             self.flops.load_state(state["flops"])
 

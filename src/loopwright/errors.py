@@ -11,6 +11,7 @@
     │   ├── JournalBusy                               another process writes or delivers it
     │   └── JournalNotFound      (ValueError)         there is none
     ├── SearchError              (RuntimeError)       a hyper-parameter search can't begin, or came to nothing
+    ├── RankFailed               (RuntimeError)       another process of the training failed, and this one with it
     ├── TrackerError             (RuntimeError)       a tracker could not take what it was given
     │   └── RecordRefused                             one record that the service will never take
     └── MissingExtra             (ImportError)        an optional package; the message holds the pip line
@@ -64,6 +65,10 @@ class JournalNotFound(JournalError, ValueError):
 
 class SearchError(LoopwrightError, RuntimeError):
     """A hyper-parameter search can't begin, or came to nothing."""
+
+
+class RankFailed(LoopwrightError, RuntimeError):
+    """Another process of this training failed first; the message says which and why."""
 
 
 class TrackerError(LoopwrightError, RuntimeError):

@@ -18,6 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from loopwright.data.loaders import has_length
 from loopwright.data.numbering import source_of, with_source
 from loopwright.data.samplers import EpochSampler, step_over, too_few_batches
+from loopwright.data.sharding import ShardedBatches
 from loopwright.data.streams import forgets_its_buffer, has_state
 
 OnSkip = Callable[[int, int], None]
@@ -84,6 +85,9 @@ def _iterate_indices_from(loader: DataLoader[Any], num_batches: int, on_skip: On
     is_placed = False
     if type(source) is BatchSampler and isinstance(sampler := source.sampler, EpochSampler):
         sampler.skip(min(num_batches * source.batch_size, len(sampler)))
+        is_placed = True
+    elif isinstance(source, ShardedBatches):
+        source.skip(num_batches)
         is_placed = True
     numbered.was_asked = False
     numbered.begin(numbered.epoch, num_batches, is_placed=is_placed)

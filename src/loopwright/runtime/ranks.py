@@ -1,0 +1,209 @@
+"""The processes that train together, and what they tell one another apart from gradients.
+
+    sum      of numbers, over the group that the gradients take
+    agree    on small whole numbers, over a group of its own on the CPU: an accelerator's queue is not waited for
+    gather   things to the first process        share     what the first process has        wait     for all
+
+A process that fails says so in the store by which all found one another. Whoever then finds a collective broken looks
+there, so that the first error is the one that people read, and not that of a connection that was closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from loopwright._support.env import read_text
+from loopwright._support.log import get_logger
+from loopwright.errors import RankFailed, describe
+
+if TYPE_CHECKING:
+    from loopwright.arguments import TrainingArguments
+
+logger = get_logger(__name__)
+
+# A rank whose collective broke may know it before the one that failed has come to saying why.
+_SECONDS_FOR_A_REASON = 3.0
+_KEY = "loopwright/failed"
+
+
+class Ranks:
+    """This process's place among all that train together; one alone touches nothing of `torch.distributed`.
+
+    Arguments:
+        size: How many there are.
+        index: Which this one is, counted from 0.
+        device: What its collectives of tensors work on.
+
+    Attributes:
+        size: As given.
+        index: As given.
+    """
+
+    def __init__(self, size: int = 1, index: int = 0, device: torch.device | None = None) -> None:
+        self.size = size
+        self.index = index
+        self._device = device if device is not None and device.type == "cuda" else torch.device("cpu")
+        self._group: Any = None
+        self._is_ours = False
+
+    @property
+    def are_many(self) -> bool:
+        """Whether there is more than one."""
+        return self.size > 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the first of all: the one that has the journal and writes checkpoints."""
+        return self.index == 0
+
+    # Coming and going
+
+    @classmethod
+    def join(cls, args: TrainingArguments) -> Ranks:
+        """Return this process's place, having met the others: through the group that there is, or one made as `args` say.
+
+        Raises:
+            RuntimeError: torch's, where the others don't come within `ddp_timeout`.
+        """
+        if args.world_size == 1:
+            return cls()
+        import torch.distributed as dist  # noqa: PLC0415 -- one process has no business there
+
+        ranks = cls(args.world_size, args.process_index, args.device)
+        if not dist.is_initialized():
+            backend = args.ddp_backend or ("nccl" if args.device.type == "cuda" else "gloo")
+            dist.init_process_group(backend, rank=ranks.index, world_size=ranks.size, timeout=args.ddp_timeout_delta)
+            ranks._is_ours = True
+        ranks._group = dist.new_group(backend="gloo", timeout=args.ddp_timeout_delta)
+        return ranks
+
+    # Numbers
+
+    def sum(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return the sums over all processes, where `numbers` are; theirs are changed."""
+        if self.are_many:
+            import torch.distributed as dist  # noqa: PLC0415
+
+            numbers = numbers.to(self._device)
+            dist.all_reduce(numbers)
+        return numbers
+
+    def agree(self, numbers: Sequence[int]) -> list[int]:
+        """Return the greatest over all processes at each place; each gives as many."""
+        if not self.are_many:
+            return list(numbers)
+        import torch.distributed as dist  # noqa: PLC0415
+
+        vector = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(vector, dist.ReduceOp.MAX, group=self._group)
+        found: list[int] = vector.tolist()
+        return found
+
+    # Things
+
+    def gather(self, thing: Any) -> list[Any] | None:
+        """Return each process's thing, in their order, to the first process; None to the others."""
+        if not self.are_many:
+            return [thing]
+        import torch.distributed as dist  # noqa: PLC0415
+
+        found: list[Any] | None = [None] * self.size if self.is_first else None
+        dist.gather_object(thing, found, dst=0, group=self._group)
+        return found
+
+    def gather_to_all(self, thing: Any) -> list[Any]:
+        """Return each process's thing, in their order, to all."""
+        if not self.are_many:
+            return [thing]
+        import torch.distributed as dist  # noqa: PLC0415
+
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, thing, group=self._group)
+        return found
+
+    def share(self, thing: Any) -> Any:
+        """Return what the first process gave."""
+        if not self.are_many:
+            return thing
+        import torch.distributed as dist  # noqa: PLC0415
+
+        found = [thing]
+        dist.broadcast_object_list(found, src=0, group=self._group)
+        return found[0]
+
+    def wait(self) -> None:
+        """Return when all have come here."""
+        if self.are_many:
+            import torch.distributed as dist  # noqa: PLC0415
+
+            dist.barrier(group=self._group)
+
+    # Failing
+
+    @contextlib.contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Let an exception in here end the others too, and theirs be raised here as what it is.
+
+        Raises:
+            RankFailed: another process failed first.
+        """
+        if not self.are_many:
+            yield
+            return
+        try:
+            yield
+        except BaseException as error:
+            first = self._first_failure(error)
+            self._leave()
+            if first is not None:
+                raise RankFailed(first) from error
+            raise
+
+    def _first_failure(self, error: BaseException) -> str | None:
+        """Return what another process failed of before, if that is why; else say that this one failed."""
+        store = _store()
+        if store is None:
+            return None
+        key = f"{_KEY}/{read_text('TORCHELASTIC_RESTART_COUNT', '0')}"
+        own = f"rank {self.index}: {describe(error)}"
+        try:
+            if isinstance(error, RuntimeError) and not _is_own(error):
+                until = time.monotonic() + _SECONDS_FOR_A_REASON
+                while not store.check([key]) and time.monotonic() < until:
+                    time.sleep(0.05)
+            first = store.compare_set(key, "", own).decode()
+        except RuntimeError as lost:  # the store went with its process
+            logger.debug("why the others failed can't be said: %s", lost)
+            return None
+        return None if first == own else first
+
+    def _leave(self) -> None:
+        """Close the connections: whoever waits for this process in a collective learns it at once."""
+        import torch.distributed as dist  # noqa: PLC0415
+
+        abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
+        with contextlib.suppress(Exception):  # the error that brought us here is what counts
+            if self._device.type == "cuda" and abort is not None:
+                abort()  # destroying waits for what NCCL has in its queue, and that may never end
+            else:
+                dist.destroy_process_group()
+
+
+def _store() -> Any:
+    import torch.distributed as dist  # noqa: PLC0415
+
+    find = getattr(dist.distributed_c10d, "_get_default_store", None)
+    return find() if find is not None and dist.is_initialized() else None
+
+
+def _is_own(error: RuntimeError) -> bool:
+    """Return whether the error is of this process alone, and not of a collective that broke."""
+    text = str(error)
+    return not any(
+        word in text for word in ("gloo", "Gloo", "NCCL", "Connection", "collective", "ProcessGroup", "peer")
+    )

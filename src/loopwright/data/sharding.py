@@ -53,8 +53,8 @@ class ShardedBatches(Sampler[list[int]]):
         sampler: Gives the order, the same in all processes.
         shards: Which part is this process's.
         drop_last: Whether a last batch that is short is left out.
-        fills_up: Whether a process that has no part of the last batch gets an example of another's in its place, as in a
-            training, where all have to come to every step; `num_own` says that it doesn't count.
+        fills_up: Whether a process that has no part of the last batch gets an example of another's in its place: in a
+            training all have to come to every step. `num_own` says that it doesn't count.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 
 from loopwright._support.env import read_text
 from loopwright._support.log import get_logger
@@ -28,6 +29,7 @@ logger = get_logger(__name__)
 
 # A rank whose collective broke may know it before the one that failed has come to saying why.
 _SECONDS_FOR_A_REASON = 3.0
+_SIGNS_OF_OTHERS = ("gloo", "Gloo", "NCCL", "Connection", "collective", "ProcessGroup", "peer")
 _KEY = "loopwright/failed"
 
 
@@ -65,15 +67,13 @@ class Ranks:
 
     @classmethod
     def join(cls, args: TrainingArguments) -> Ranks:
-        """Return this process's place, having met the others: through the group that there is, or one made as `args` say.
+        """Return this process's place, having met the others: in the group that there is, or one made as `args` say.
 
         Raises:
             RuntimeError: torch's, where the others don't come within `ddp_timeout`.
         """
         if args.world_size == 1:
             return cls()
-        import torch.distributed as dist  # noqa: PLC0415 -- one process has no business there
-
         ranks = cls(args.world_size, args.process_index, args.device)
         if not dist.is_initialized():
             backend = args.ddp_backend or ("nccl" if args.device.type == "cuda" else "gloo")
@@ -87,8 +87,6 @@ class Ranks:
     def sum(self, numbers: torch.Tensor) -> torch.Tensor:
         """Return the sums over all processes, where `numbers` are; theirs are changed."""
         if self.are_many:
-            import torch.distributed as dist  # noqa: PLC0415
-
             numbers = numbers.to(self._device)
             dist.all_reduce(numbers)
         return numbers
@@ -97,8 +95,6 @@ class Ranks:
         """Return the greatest over all processes at each place; each gives as many."""
         if not self.are_many:
             return list(numbers)
-        import torch.distributed as dist  # noqa: PLC0415
-
         vector = torch.tensor(numbers, dtype=torch.int64)
         dist.all_reduce(vector, dist.ReduceOp.MAX, group=self._group)
         found: list[int] = vector.tolist()
@@ -110,8 +106,6 @@ class Ranks:
         """Return each process's thing, in their order, to the first process; None to the others."""
         if not self.are_many:
             return [thing]
-        import torch.distributed as dist  # noqa: PLC0415
-
         found: list[Any] | None = [None] * self.size if self.is_first else None
         dist.gather_object(thing, found, dst=0, group=self._group)
         return found
@@ -120,8 +114,6 @@ class Ranks:
         """Return each process's thing, in their order, to all."""
         if not self.are_many:
             return [thing]
-        import torch.distributed as dist  # noqa: PLC0415
-
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, thing, group=self._group)
         return found
@@ -130,8 +122,6 @@ class Ranks:
         """Return what the first process gave."""
         if not self.are_many:
             return thing
-        import torch.distributed as dist  # noqa: PLC0415
-
         found = [thing]
         dist.broadcast_object_list(found, src=0, group=self._group)
         return found[0]
@@ -139,8 +129,6 @@ class Ranks:
     def wait(self) -> None:
         """Return when all have come here."""
         if self.are_many:
-            import torch.distributed as dist  # noqa: PLC0415
-
             dist.barrier(group=self._group)
 
     # Failing
@@ -184,8 +172,6 @@ class Ranks:
 
     def _leave(self) -> None:
         """Close the connections: whoever waits for this process in a collective learns it at once."""
-        import torch.distributed as dist  # noqa: PLC0415
-
         abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
         with contextlib.suppress(Exception):  # the error that brought us here is what counts
             if self._device.type == "cuda" and abort is not None:
@@ -195,8 +181,6 @@ class Ranks:
 
 
 def _store() -> Any:
-    import torch.distributed as dist  # noqa: PLC0415
-
     find = getattr(dist.distributed_c10d, "_get_default_store", None)
     return find() if find is not None and dist.is_initialized() else None
 

@@ -37,6 +37,7 @@ from loopwright.data.columns import (
 from loopwright.data.device import move_to_device
 from loopwright.data.lengths import group_by_length
 from loopwright.data.loaders import build_eval_loader, build_train_loader, has_length, num_examples
+from loopwright.data.sharding import Shards
 from loopwright.errors import ArgumentError, UnsupportedArgument
 from loopwright.loop import prediction, step
 from loopwright.loop.evaluate import EvaluationLoop
@@ -54,6 +55,7 @@ from loopwright.records import Kind
 from loopwright.runtime.memory import MemoryMeter
 from loopwright.runtime.precision import choose_precision
 from loopwright.runtime.randomness import enable_full_determinism, set_seed
+from loopwright.runtime.ranks import Ranks
 from loopwright.runtime.wrapping import unwrap_model
 from loopwright.search.method import Searching
 from loopwright.search.trials import describe_trial
@@ -117,6 +119,7 @@ class Trainer(Searching):
         preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         self.args = args if args is not None else TrainingArguments("tmp_trainer")
+        self.ranks = Ranks.join(self.args)
         check_construction(
             self.args,
             model=model,
@@ -148,7 +151,7 @@ class Trainer(Searching):
         self.has_trained = self.is_in_train = False
         self.training_loop: TrainingLoop | None = None
         self._train_batch_size = self.args.train_batch_size  # or what auto_find_batch_size has found
-        self.microbatch_weight = 1.0
+        self.microbatch_weight = self.microbatch_scale = 1.0
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self.callbacks_at_start: dict[str, Any] = {}
         self._made_scheduler = False
@@ -219,7 +222,7 @@ class Trainer(Searching):
 
     def prepare_model_for_training(self) -> None:
         """Wrap the model as the arguments say, and put it into training mode."""
-        self.model_wrapped = prepare_model(self.model, self.args)
+        self.model_wrapped = prepare_model(self.model, self.args, self.ranks)
 
     # Callbacks
 
@@ -245,8 +248,9 @@ class Trainer(Searching):
         size, sampler = self._train_batch_size, None
         if self.args.train_sampling_strategy == "group_by_length":
             names = getattr(self.processing_class, "model_input_names", None) or [main_input_name(self.model)]
-            sampler = group_by_length(self.train_dataset, self.args, names[0], size)
-        return build_train_loader(dataset, self.args, collate, sampler=sampler, batch_size=size)
+            sampler = group_by_length(self.train_dataset, self.args, names[0], size * self.ranks.size)
+        shards = Shards(size, self.ranks.size, self.ranks.index) if self.ranks.are_many else None
+        return build_train_loader(dataset, self.args, collate, sampler=sampler, batch_size=size, shards=shards)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return the loader to evaluate with: of a given dataset, of the one of that name, or of the Trainer's own."""

@@ -9,7 +9,7 @@ from loopwright.arguments.annotations import Options
 
 @dataclass(init=False, repr=False, eq=False)
 class ParallelismArguments:
-    """Device and processes; whatever needs more than one process is refused for now."""
+    """Device and processes, which torchrun starts; sharding is refused for now."""
 
     use_cpu: bool = False
     """Train on the CPU even where there is a GPU."""
@@ -18,22 +18,22 @@ class ParallelismArguments:
     """Number of this process on its machine, for launchers that pass it; the variable LOCAL_RANK goes first."""
 
     ddp_find_unused_parameters: bool | None = None
-    """Refused: `find_unused_parameters` of DistributedDataParallel."""
+    """`find_unused_parameters` of DistributedDataParallel: True where a step leaves parameters out; None for False."""
 
     ddp_bucket_cap_mb: int | None = None
-    """Refused: `bucket_cap_mb` of DistributedDataParallel."""
+    """`bucket_cap_mb` of DistributedDataParallel: megabytes of gradients in a message; None for torch's default."""
 
     ddp_broadcast_buffers: bool | None = None
-    """Refused: `broadcast_buffers` of DistributedDataParallel."""
+    """`broadcast_buffers` of DistributedDataParallel: whether all get the first process's; None for torch's default."""
 
     ddp_static_graph: bool | None = None
-    """Refused: `static_graph` of DistributedDataParallel."""
+    """`static_graph` of DistributedDataParallel: True where all steps use the same parameters; None for False."""
 
     ddp_backend: str | None = None
-    """Refused: the backend of `torch.distributed`."""
+    """The backend of `torch.distributed`; None for "nccl" on CUDA, else "gloo"."""
 
     ddp_timeout: int = 1800
-    """Refused at another value: seconds that a collective operation may take."""
+    """Seconds that a collective operation may take."""
 
     fsdp: str | None = None
     """Refused: sharding by FSDP."""

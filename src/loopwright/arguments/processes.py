@@ -31,22 +31,23 @@ _LEVELS = {
 
 
 class ProcessView(ArgumentFields):
-    """What follows from the arguments on this machine, in this process. `torchrun` sets the variables read here."""
+    """What follows from the arguments on this machine, in this process, which `torchrun` or Slurm has started."""
 
     @property
     def world_size(self) -> int:
-        """Number of processes (WORLD_SIZE)."""
-        return read_int("WORLD_SIZE", 1)
+        """Number of processes (WORLD_SIZE, or the tasks of Slurm's step)."""
+        return read_int("WORLD_SIZE", read_int("SLURM_STEP_NUM_TASKS", 1))
 
     @property
     def process_index(self) -> int:
-        """Number of this process among all (RANK)."""
-        return read_int("RANK", 0)
+        """Number of this process among all (RANK, or Slurm's SLURM_PROCID)."""
+        return read_int("RANK", read_int("SLURM_PROCID", 0) if _is_of_slurm() else 0)
 
     @property
     def local_process_index(self) -> int:
-        """Number of this process on its machine (LOCAL_RANK, or else `local_rank`)."""
-        return read_int("LOCAL_RANK", max(self.local_rank, 0))
+        """Number of this process on its machine (LOCAL_RANK, or else `local_rank`, or else Slurm's SLURM_LOCALID)."""
+        by_slurm = read_int("SLURM_LOCALID", 0) if _is_of_slurm() else 0
+        return read_int("LOCAL_RANK", self.local_rank if self.local_rank >= 0 else by_slurm)
 
     @property
     def parallel_mode(self) -> ParallelMode:
@@ -126,4 +127,9 @@ class ProcessView(ArgumentFields):
 
 @functools.cache  # asked for all the time, and the same throughout the process
 def _device_once(use_cpu: bool, local_process_index: int) -> torch.device:
-    return choose_device(use_cpu)
+    return choose_device(use_cpu, local_process_index)
+
+
+def _is_of_slurm() -> bool:
+    """Return whether Slurm has started several processes, and nobody else has given them numbers."""
+    return not read_int("WORLD_SIZE", 0) and read_int("SLURM_STEP_NUM_TASKS", 1) > 1

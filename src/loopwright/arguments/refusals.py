@@ -26,23 +26,21 @@ class Refusal(NamedTuple):
 
 _HUB = Refusal("push from a callback's on_save with huggingface_hub's upload_folder")
 _TRACKIO = Refusal("run `trackio freeze` when the training has ended", harmless=(False,))
-_ONE_PROCESS = Refusal("this version runs one process; leave it out")
+_ONE_PROCESS = Refusal("several processes are started by torchrun, and nothing else; leave it out")
 _NO_ACCELERATE = Refusal("Loopwright doesn't use Accelerate; leave it out", harmless=({},))
-_FSDP = Refusal("this version runs one process and shards nothing; leave it out", harmless=("", False, [], {}))
+_FSDP = Refusal(
+    "this version shards nothing, and trains in several processes by DDP; leave it out", harmless=("", False, [], {})
+)
 _AUTOCAST = Refusal("bf16=True and fp16=True use torch's own autocast; leave it out", harmless=("amp", "cpu_amp"))
 _NO_TPU = Refusal("Loopwright trains on CPU, CUDA and MPS; leave it out")
 
 # Refused at any value but the default.
 REFUSALS: dict[str, Refusal] = {
     "accelerator_config": _NO_ACCELERATE,
-    "ddp_backend": _ONE_PROCESS,
-    "ddp_broadcast_buffers": _ONE_PROCESS,
-    "ddp_bucket_cap_mb": _ONE_PROCESS,
-    "ddp_find_unused_parameters": _ONE_PROCESS,
-    "ddp_static_graph": _ONE_PROCESS,
-    "ddp_timeout": _ONE_PROCESS,
     "debug": Refusal("use torch.autograd.set_detect_anomaly or a callback", harmless=(None, [])),
-    "deepspeed": Refusal("this version runs one process and has no DeepSpeed; leave it out", harmless=("", {})),
+    "deepspeed": Refusal(
+        "Loopwright has no DeepSpeed, and trains in several processes by DDP; leave it out", harmless=("", {})
+    ),
     "dispatch_batches": _NO_ACCELERATE,
     "eval_use_gather_object": _ONE_PROCESS,
     "fp16_backend": _AUTOCAST,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from time import perf_counter
 from typing import Any
@@ -74,6 +74,8 @@ class CallbackHandler:
         decisions: The newest 10,000 changes of control flags, each with its author. The default flow's routine
             (log, evaluate and save by arguments and step number) is not among them.
         on_decision: Called with each as it is taken.
+        hold_back: Called with each, and `is_routine`, whether it is the default flow's; says whether the flag is to be
+            put back, since others must hear of it first.
     """
 
     model = _ContextField()
@@ -102,6 +104,7 @@ class CallbackHandler:
         self.callback_errors = callback_errors
         self.decisions: deque[Decision] = deque(maxlen=_DECISIONS_KEPT)
         self.on_decision: Callable[[Decision], None] | None = None
+        self.hold_back: Callable[..., bool] | None = None
         self._costs: dict[tuple[int, str], Listener] = {}
         self._disabled: set[int] = set()
         self._listeners: dict[str, tuple[Listener, ...]] = {}
@@ -188,7 +191,7 @@ class CallbackHandler:
     def __getstate__(self) -> dict[str, Any]:
         # What is kept by a callback's id holds in this process and for these very objects only.
         disabled = [number for number, callback in enumerate(self.callbacks) if id(callback) in self._disabled]
-        return {**self.__dict__, "_costs": {}, "_listeners": {}, "_disabled": disabled}
+        return {**self.__dict__, "_costs": {}, "_listeners": {}, "_disabled": disabled, "hold_back": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -220,19 +223,29 @@ class CallbackHandler:
             if result is not None:
                 control = result
             if flags_now != flags:
-                self._note_decisions(listener, state, flags, flags_now)
-                flags = flags_now
+                self._note_decisions(listener, state, control, flags)
+                flags = _read_flags(control)
         return control
 
-    def _note_decisions(self, listener: Listener, state: Any, before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
-        routine = DefaultFlowCallback.routine_flags if _is_default_flow(listener.callback) else ()
+    def _note_decisions(self, listener: Listener, state: Any, control: Any, before: tuple[Any, ...]) -> None:
+        is_default = _is_default_flow(listener.callback)
+        routine = DefaultFlowCallback.routine_flags if is_default else ()
         name = type(listener.callback).__name__
-        for flag, old, new in zip(CONTROL_FLAGS, before, after, strict=True):
+        for flag, old, new in zip(CONTROL_FLAGS, before, _read_flags(control), strict=True):
             if old != new and flag not in routine:
                 decision = Decision(state.global_step, name, listener.event, flag, bool(new))
-                self.decisions.append(decision)
-                if self.on_decision is not None:
-                    self.on_decision(decision)
+                self._keep(decision)
+                if self.hold_back is not None and self.hold_back(decision, is_routine=is_default):
+                    setattr(control, flag, old)
+
+    def _keep(self, decision: Decision) -> None:
+        self.decisions.append(decision)
+        if self.on_decision is not None:
+            self.on_decision(decision)
+
+    def note_decision_of(self, rank: int, decision: Decision) -> None:
+        """Take note of what a callback of another process has decided, and all act on."""
+        self._keep(replace(decision, callback=f"rank {rank}: {decision.callback}"))
 
     def _handle_error(self, listener: Listener, state: Any, error: Exception | SystemExit) -> None:
         if _is_tracker(listener.callback):

@@ -4,6 +4,7 @@
         model.safetensors            weights (or what the model's own save_pretrained writes)
         optimizer.pt  scheduler.pt  scaler.pt  rng_state.pth
         data_state.pt                where in the data it is, and what its epoch began with
+        rng_state_1.pth ...          the same two of each further process, where several train
         update.pt                    gradients and batches of an unfinished update; only where training was
                                      interrupted inside one
         trainer_state.json           transformers' keys and no other
@@ -48,6 +49,12 @@ STATE_NAMES = (OPTIMIZER_NAME, SCHEDULER_NAME, SCALER_NAME, RANDOMNESS_NAME, DAT
 REQUIRED_NAMES = (TRAINER_STATE_NAME, LOOPWRIGHT_STATE_NAME)
 
 _CHECKPOINT = re.compile(PREFIX_CHECKPOINT_DIR + r"-([0-9]+)")
+
+
+def name_of_rank(name: str, index: int) -> str:
+    """Return the name of the file that process `index` has in place of `name`; the first one has that itself."""
+    path = PurePosixPath(name)
+    return f"{path.stem}_{index}{path.suffix}" if index else name
 
 
 def checkpoint_dir(output_dir: Path | str, step: int) -> Path:

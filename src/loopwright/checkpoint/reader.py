@@ -23,6 +23,7 @@ from loopwright.checkpoint.layout import (
     SCALER_NAME,
     SCHEDULER_NAME,
     UPDATE_NAME,
+    name_of_rank,
     why_unreadable,
 )
 from loopwright.checkpoint.plain_files import first_line, load_plain, numpy_arrays_allowed
@@ -86,16 +87,16 @@ def load_scaler(directory: Path | str) -> dict[str, Any] | None:
     return _load_state(Path(directory), SCALER_NAME)
 
 
-def load_randomness(directory: Path | str) -> dict[str, Any] | None:
-    """Return the random states, for `restore_randomness`; None where none were saved."""
+def load_randomness(directory: Path | str, index: int = 0) -> dict[str, Any] | None:
+    """Return the random states of process `index`, for `restore_randomness`; None where none were saved."""
     with numpy_arrays_allowed():
-        return _load_state(Path(directory), RANDOMNESS_NAME)
+        return _load_state(Path(directory), name_of_rank(RANDOMNESS_NAME, index))
 
 
-def load_data_state(directory: Path | str) -> dict[str, Any] | None:
-    """Return where in the data the run was, and what its epoch began with; None where that was not saved."""
+def load_data_state(directory: Path | str, index: int = 0) -> dict[str, Any] | None:
+    """Return where in the data process `index` was, and what its epoch began with; None where that was not saved."""
     with numpy_arrays_allowed():
-        return _load_state(Path(directory), DATA_STATE_NAME)
+        return _load_state(Path(directory), name_of_rank(DATA_STATE_NAME, index))
 
 
 def load_update(directory: Path | str) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from loopwright._support.extras import is_installed, require
 from loopwright.data.samplers import EpochSampler
+from loopwright.data.sharding import ShardedBatches, Shards, shard_stream
 from loopwright.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
@@ -48,13 +49,14 @@ class SeededLoader(_Seeded, DataLoader[Any]):
     """
 
 
-def build_train_loader(
+def build_train_loader(  # noqa: PLR0913 -- what decides which example comes when
     dataset: Any,
     args: TrainingArguments,
     collate: Collate | None,
     *,
     sampler: Sampler[int] | Iterable[int] | None = None,
     batch_size: int,
+    shards: Shards | None = None,
 ) -> DataLoader[Any]:
     """Return the loader to train with.
 
@@ -67,15 +69,22 @@ def build_train_loader(
         collate: Makes a batch of a list of examples.
         sampler: Chooses the order; by default an `EpochSampler`. Not for an `IterableDataset`, which orders itself.
         batch_size: Examples a batch.
+        shards: Which part of the data is this process's, where several train.
 
     Raises:
         DataError: the dataset is neither iterable-style nor has a length.
     """
     if sampler is None and not isinstance(dataset, IterableDataset):
         sampler = _train_sampler(dataset, args)
-    options = _loader_options(args) | {"sampler": sampler, "drop_last": args.dataloader_drop_last}
+    options = _loader_options(args)
+    if shards is None or sampler is None:
+        options |= {"sampler": sampler, "batch_size": batch_size, "drop_last": args.dataloader_drop_last}
+    else:
+        options["batch_sampler"] = ShardedBatches(sampler, shards, drop_last=args.dataloader_drop_last)  # type: ignore[arg-type]
+    if shards is not None and sampler is None:
+        dataset = shard_stream(dataset, shards, drop_last=args.dataloader_drop_last)
     kind = _stateful_loader() if args.dataloader_num_workers and _is_stateful_stream(dataset) else SeededLoader
-    return kind(dataset, seed=data_seed(args), collate_fn=collate, batch_size=batch_size, **options)
+    return kind(dataset, seed=data_seed(args), collate_fn=collate, **options)
 
 
 def build_eval_loader(

@@ -18,6 +18,7 @@ from typing import Any
 from torch.utils.data import IterableDataset, Sampler
 
 from loopwright.data.samplers import EpochSampler
+from loopwright.data.streams import is_hugging_face
 
 
 class Shards:
@@ -43,7 +44,12 @@ class Shards:
         """Return where in a batch of all, which has `count` examples, this process's are; perhaps none."""
         least, more = divmod(count, self.size)
         first = self.index * least + min(self.index, more)
-        return slice(first, first + least + (self.index < more))
+        return slice(first, first + self.count(count))
+
+    def count(self, count: int) -> int:
+        """Return how many examples of a batch of all, which has `count`, are this process's."""
+        least, more = divmod(count, self.size)
+        return least + (self.index < more)
 
 
 class ShardedBatches(Sampler[list[int]]):
@@ -86,16 +92,28 @@ class ShardedBatches(Sampler[list[int]]):
 
     def num_own(self, number: int) -> int:
         """Return how many examples of batch `number` of all, counted from 0, are this process's own."""
-        part = self.shards.part(min(self.shards.whole, len(self.sampler) - number * self.shards.whole))
-        return part.stop - part.start
+        own: int = self.shards.count(min(self.shards.whole, len(self.sampler) - number * self.shards.whole))
+        return own
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.sampler), self.shards.whole)
         has_rest = rest > 0 and not self.drop_last
         if has_rest and not self.fills_up:
-            part = self.shards.part(rest)
-            has_rest = part.stop > part.start
+            has_rest = self.shards.count(rest) > 0
         return full + has_rest
+
+
+def shard_stream(dataset: Any, shards: Shards, *, drop_last: bool = False) -> Any:
+    """Return this process's part of an iterable dataset.
+
+    A Hugging Face stream is split by its own means where its files can be dealt out evenly, so that each process reads
+    its own alone; any other is read whole by every process, which keeps its part.
+    """
+    if is_hugging_face(dataset) and getattr(dataset, "num_shards", 1) % shards.size == 0:
+        from datasets.distributed import split_dataset_by_node  # type: ignore[import-untyped]
+
+        return split_dataset_by_node(dataset, rank=shards.index, world_size=shards.size)
+    return ShardedStream(dataset, shards, drop_last=drop_last)
 
 
 class ShardedStream(IterableDataset[Any]):

@@ -7,7 +7,7 @@ or with other arguments, what follows contradicts what was recorded: it is a new
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from loopwright.records import Kind
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
 
-# Arguments that change nothing about the numbers.
+# Arguments that change nothing about the numbers, or next to nothing.
 _HARMLESS = frozenset(
     {
         "callback_errors",
@@ -37,7 +37,15 @@ _HARMLESS = frozenset(
         "enable_jit_checkpoint",
         "log_level",
         "log_level_replica",
+        "ddp_backend",
+        "ddp_broadcast_buffers",
+        "ddp_bucket_cap_mb",
+        "ddp_find_unused_parameters",
+        "ddp_static_graph",
+        "ddp_timeout",
+        "local_rank",
         "log_on_each_node",
+        "logging_async",
         "logging_dir",
         "max_hours",
         "output_dir",
@@ -61,13 +69,15 @@ _HARMLESS = frozenset(
         "tracker_open_timeout",
     }
 )
+# How an update's examples are spread over processes and micro-batches; that they are as many is seen to elsewhere.
+_SPREAD = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 def why_branch(checkpoint: Path, output_dir: str, args: TrainingArguments) -> str | None:
     """Return why going on from `checkpoint` begins another run, or None where it continues the one that wrote it."""
     if newer := _newer_of_same_run(checkpoint, output_dir):
         return f"{newer.name} is newer"
-    if changed := _changed_arguments(checkpoint, args):
+    if changed := _changed_arguments(checkpoint, args, ignored=_SPREAD if spreads_anew(checkpoint, args) else ()):
         return f"arguments differ: {', '.join(changed)}"
     return None
 
@@ -124,14 +134,24 @@ def _run_of(checkpoint: Path) -> str | None:
         return None
 
 
-def _changed_arguments(checkpoint: Path, args: TrainingArguments) -> list[str]:
+def spreads_anew(checkpoint: Path, args: TrainingArguments) -> bool:
+    """Return whether `checkpoint` was made by another number of processes than trains now."""
+    before = (load_loopwright_state(checkpoint) or {}).get("spread")
+    return before is not None and before["processes"] != args.world_size
+
+
+def _changed_arguments(checkpoint: Path, args: TrainingArguments, *, ignored: Collection[str]) -> list[str]:
     if why_unreadable(checkpoint, TRAINING_ARGS_NAME):  # written by another library
         return []
     try:
         before: Any = json.loads((checkpoint / TRAINING_ARGS_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
-    return _changed(before, json.loads(args.to_json_string())) if isinstance(before, dict) else []
+    if not isinstance(before, dict):
+        return []
+    return _changed(
+        {name: value for name, value in before.items() if name not in ignored}, json.loads(args.to_json_string())
+    )
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -52,6 +52,8 @@ class FlopCounter:
         self._counts: dict[Any, float] = {}
         self._saved: dict[str, float] = {}
         self._num_trained = 0
+        # Processes that train together do the same work, but for a last batch that is short.
+        self._times = trainer.ranks.size
         # Compiled code can't be looked into, and a run of the same module uncompiled would cost memory and time.
         self._is_off = any(map(_is_compiled, (trainer.model_wrapped, *trainer.model.modules())))
 
@@ -63,12 +65,12 @@ class FlopCounter:
         """Return the context to train on a micro-batch in, which adds the operations of that to `total_flos`."""
         own = self.trainer.floating_point_ops(inputs)
         if own is not None:
-            self.trainer.state.total_flos += own
+            self.trainer.state.total_flos += own * self._times
             return _NOTHING
         form = (self._num_trained, _form(inputs))
         known = self._counts.get(form)
         if known is not None:
-            self.trainer.state.total_flos += known
+            self.trainer.state.total_flos += known * self._times
             return _NOTHING
         return _NOTHING if self._is_off else self._first_of(form)
 
@@ -88,7 +90,7 @@ class FlopCounter:
         if len(self._counts) >= _MOST_FORMS:
             del self._counts[next(iter(self._counts))]
         self._counts[form] = count
-        self.trainer.state.total_flos += count
+        self.trainer.state.total_flos += count * self._times
 
     def _give_up(self, error: Exception) -> None:
         self._is_off = True

@@ -91,7 +91,8 @@ class LogLines:
         self.grad_norm: Any = None
         self.learning_rate: float | None = None
         self.start_time = time.time()
-        self._is_async = trainer.args.logging_async
+        # Several processes make a line together, at the same step.
+        self._is_async = trainer.args.logging_async and not trainer.ranks.are_many
         self._waiting: deque[_Line] = deque()
 
     def make(self) -> None:

@@ -17,10 +17,12 @@ from loopwright.checkpoint.layout import (
     DATA_STATE_NAME,
     LOOPWRIGHT_STATE_NAME,
     OPTIMIZER_NAME,
+    RANDOMNESS_NAME,
     SCALER_NAME,
     SCHEDULER_NAME,
     UPDATE_NAME,
     checkpoint_dir,
+    name_of_rank,
 )
 from loopwright.checkpoint.reader import (
     load_data_state,
@@ -33,12 +35,13 @@ from loopwright.checkpoint.reader import (
 )
 from loopwright.checkpoint.snapshot import Snapshot
 from loopwright.errors import CheckpointError, describe
-from loopwright.loop.branching import ended_in_order
+from loopwright.loop.branching import ended_in_order, spreads_anew
 from loopwright.loop.feed import Feed
 from loopwright.loop.metrics import metric_name
-from loopwright.loop.train import Position, Resumption
+from loopwright.loop.position import Position, Resumption
+from loopwright.loop.sharing import batches_now, spread_of
 from loopwright.loop.update import Update
-from loopwright.runtime.randomness import capture_randomness, restore_randomness
+from loopwright.runtime.randomness import capture_randomness, restore_randomness, set_seed
 from loopwright.runtime.wrapping import unwrap_model
 from loopwright.state import CONTROL_FLAGS
 
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from loopwright.loop.hooks import TrainingHooks
     from loopwright.loop.plan import TrainingPlan
     from loopwright.loop.train import TrainingLoop
+    from loopwright.runtime.ranks import Ranks
 
 logger = get_logger(__name__)
 
@@ -62,11 +66,14 @@ def take_snapshot(trainer: TrainingHooks, loop: TrainingLoop | None, *, syncs_jo
         loop: The running loop, None outside of one.
         syncs_journal: Whether the journal is brought onto the disk first; whoever writes later does that himself.
     """
-    args, state = trainer.args, trainer.state
+    args, state, ranks = trainer.args, trainer.state, trainer.ranks
     state.stateful_callbacks = capture_states([*trainer.callback_handler.callbacks, trainer.control])
     remember_best(trainer)
     complete = not args.save_only_model
     extra = _data_and_update(trainer, loop) if complete and loop is not None else {}
+    randomness = capture_randomness() if complete else None
+    if ranks.are_many and complete:
+        extra |= _files_of_others(ranks, randomness, extra.get(DATA_STATE_NAME))
     scaler_state = trainer.precision.state_dict() if complete else None
     return Snapshot(
         step=state.global_step,
@@ -74,7 +81,7 @@ def take_snapshot(trainer: TrainingHooks, loop: TrainingLoop | None, *, syncs_jo
         optimizer=trainer.optimizer.state_dict() if complete else None,
         scheduler=trainer.lr_scheduler.state_dict() if complete else None,
         scaler=scaler_state or None,
-        randomness=capture_randomness() if complete else None,
+        randomness=randomness,
         trainer_state=state,
         loopwright_state=_own_state(trainer, loop, syncs_journal=syncs_journal),
         training_args_json=args.to_json_string(),
@@ -94,6 +101,17 @@ def _data_and_update(trainer: TrainingHooks, loop: TrainingLoop) -> dict[str, An
     return extra
 
 
+def _files_of_others(ranks: Ranks, randomness: Any, data: Any) -> dict[str, Any]:
+    """Return what the other processes have of their own, by file; all of them call this, and the first one gets it."""
+    found = ranks.gather((randomness, data)) or []
+    files: dict[str, Any] = {}
+    for index, (states, place) in enumerate(found[1:], 1):
+        files[name_of_rank(RANDOMNESS_NAME, index)] = states
+        if place is not None:
+            files[name_of_rank(DATA_STATE_NAME, index)] = place
+    return files
+
+
 def _own_state(trainer: TrainingHooks, loop: TrainingLoop | None, *, syncs_journal: bool) -> dict[str, Any]:
     own: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -102,6 +120,7 @@ def _own_state(trainer: TrainingHooks, loop: TrainingLoop | None, *, syncs_journ
         "journal": trainer.reporting.whereabouts(syncs=syncs_journal),
         "decisions": [str(decision) for decision in trainer.callback_handler.decisions],
         "metric": _metric_here(trainer),
+        "spread": spread_of(trainer),
     }
     if loop is not None:
         own["loop"] = loop.state()
@@ -132,14 +151,17 @@ def remember_best(trainer: TrainingHooks) -> None:
         state.best_model_checkpoint = str(best)
 
 
-def position_in(directory: Path, global_step: int, plan: TrainingPlan, *, ignore_data_skip: bool) -> Position:
+def position_in(trainer: TrainingHooks, directory: Path, plan: TrainingPlan) -> Position:
     """Return where in the data the checkpoint stands; worked out from the step where transformers wrote it."""
-    own = load_loopwright_state(directory) or {}
-    if ignore_data_skip:
+    own, global_step = load_loopwright_state(directory) or {}, trainer.state.global_step
+    if trainer.args.ignore_data_skip:
         return Position(global_step // plan.steps_per_epoch)
     if "loop" in own:
         with _fitting(directory, LOOPWRIGHT_STATE_NAME):
-            return Position(**own["loop"]["position"])
+            position = Position(**own["loop"]["position"])
+        if spreads_anew(directory, trainer.args):
+            position.batches = min(batches_now(position.batches, own["spread"], trainer), plan.batches_per_epoch)
+        return position
     epoch, steps = divmod(global_step, plan.steps_per_epoch)
     return Position(epoch, steps * plan.accumulation)
 
@@ -169,18 +191,34 @@ def restore_loop(trainer: TrainingHooks, loop: TrainingLoop, directory: Path) ->
     if saved:
         with _fitting(directory, LOOPWRIGHT_STATE_NAME):
             loop.load_state(saved)
-    loop.resumption = Resumption(flags=_flags_to_act_on(trainer, saved))
-    randomness = load_randomness(directory)
+    loop.resumption = _resumption(trainer, directory, saved)
+
+
+def _resumption(trainer: TrainingHooks, directory: Path, saved: dict[str, Any]) -> Resumption:
+    """Return what is to be put back when the data stands; `saved` is what the loop itself had saved."""
+    is_spread_anew, index = spreads_anew(directory, trainer.args), trainer.ranks.index
+    resumption = Resumption(flags=_flags_to_act_on(trainer, saved))
+    randomness = None if is_spread_anew and index else load_randomness(directory, index)
     if randomness is not None:
-        loop.resumption.restore_streams = lambda: restore_randomness(randomness)
+        resumption.restore_streams = lambda: restore_randomness(randomness)
+    elif index:
+        seed = trainer.ranks.seed(trainer.args.seed + trainer.state.global_step)
+        resumption.restore_streams = lambda: set_seed(seed)
     if trainer.args.ignore_data_skip:
-        return
-    if (data := load_data_state(directory)) is not None and not Feed.could_begin_with(data):
+        return resumption
+    data = load_data_state(directory, index)
+    if data is not None and is_spread_anew:
+        raise CheckpointError(
+            f"{directory} was made by another number of processes, each at a place of its own in data that can't be "
+            "gone through by number: go on with as many as then, or begin the epoch anew with ignore_data_skip=True"
+        )
+    if data is not None and not Feed.could_begin_with(data):
         raise CheckpointError(f"{directory / DATA_STATE_NAME}: doesn't say where in the data a training stood")
-    loop.resumption.data = data
+    resumption.data = data
     if (update := load_update(directory)) is not None:
         with _fitting(directory, UPDATE_NAME):
-            loop.resumption.update = Update.from_state(update, unwrap_model(trainer.model), trainer.args.device)
+            resumption.update = Update.from_state(update, unwrap_model(trainer.model), trainer.args.device)
+    return resumption
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class TrainingPlan:
 
 
 def make_plan(args: TrainingArguments, loader: Any, batch_size: int) -> TrainingPlan:
-    """Return the plan for training on `loader` under `args`, `batch_size` being that of a micro-batch.
+    """Return the plan for training on `loader` under `args`, `batch_size` being that of a micro-batch of all processes.
 
     Raises:
         ArgumentError: the loader's length is unknown and `max_steps` is not given.

@@ -13,9 +13,11 @@ from loopwright._support.log import get_logger
 from loopwright.data.loaders import has_length
 from loopwright.errors import ArgumentError, UnsupportedArgument
 from loopwright.loop.metric_objects import is_metric_object
+from loopwright.runtime.wrapping import wrap_for_ranks
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
+    from loopwright.runtime.ranks import Ranks
 
 
 def check_construction(  # noqa: PLR0913 -- the parts that must fit together
@@ -34,8 +36,11 @@ def check_construction(  # noqa: PLR0913 -- the parts that must fit together
     Raises:
         ArgumentError: naming the parts.
     """
-    if args.world_size > 1:
-        raise UnsupportedArgument(f"WORLD_SIZE={args.world_size}: this version of Loopwright trains in one process")
+    if args.world_size > 1 and args.auto_find_batch_size:
+        raise UnsupportedArgument(
+            f"auto_find_batch_size=True with {args.world_size} processes: one that runs out of memory can't tell the "
+            "others, which wait for it; find the size with one process"
+        )
     _check_model(model, model_init, optimizers, optimizer_cls_and_kwargs)
     if args.eval_strategy != "no" and eval_dataset is None:
         raise ArgumentError(
@@ -86,15 +91,17 @@ def _check_model(model: Any, model_init: Any, optimizers: tuple[Any, Any], cls_a
         raise ArgumentError("model_init makes new parameters for each train(): optimizers can't be made before it")
 
 
-def prepare_model(model: nn.Module, args: TrainingArguments) -> nn.Module:
-    """Put `model` into training mode, with gradient checkpointing and compilation as `args` say.
+def prepare_model(model: nn.Module, args: TrainingArguments, ranks: Ranks) -> nn.Module:
+    """Put `model` into training mode, with gradient checkpointing, processes and compilation as `args` say.
 
     Returns:
-        What the loop should call: the model, or its compiled form.
+        What the loop should call: the model, or what is wrapped around it.
     """
     model.train()
     if args.gradient_checkpointing:
         _enable_gradient_checkpointing(model, args.gradient_checkpointing_kwargs)
+    if ranks.are_many:
+        model = wrap_for_ranks(model, args)
     if args.torch_compile:
         compiled: nn.Module = torch.compile(  # type: ignore[assignment]  # a module comes out where one goes in
             model, backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode

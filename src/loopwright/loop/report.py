@@ -11,9 +11,15 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from loopwright.runtime.ranks import Ranks
+
+# Steps of which a process keeps its own loss until all take the mean.
+_STEPS_KEPT = 1024
 
 
 @dataclass
@@ -28,6 +34,13 @@ class _Sums:
         self.loss += other.loss
         self.finite += other.finite
         self.nonfinite += other.nonfinite
+
+    def take(self, loss: float) -> None:
+        if math.isfinite(loss):
+            self.loss += loss
+            self.finite += 1
+        else:
+            self.nonfinite += 1
 
     def mean(self, *, only_finite: bool) -> float:
         if self.finite == 0 or (self.nonfinite and not only_finite):
@@ -61,20 +74,26 @@ class Interval:
 class LossWindow:
     """Sums of the loss since the last log line, and since training began.
 
-    On an accelerator the sums stay on the device, so that no step waits for it; reading them does.
+    On an accelerator the sums stay on the device, so that no step waits for it; reading them does. In a training of
+    several processes each keeps its losses, step by step, until all together take their means: at every line, and
+    where `_STEPS_KEPT` are there. A step at which any process's loss isn't finite isn't.
 
     Arguments:
         device: Where the losses are.
         only_finite: `logging_nan_inf_filter`.
+        ranks: The processes that train together.
     """
 
-    def __init__(self, device: torch.device, *, only_finite: bool) -> None:
+    def __init__(self, device: torch.device, *, only_finite: bool, ranks: Ranks | None = None) -> None:
         self.only_finite = only_finite
         self._window = _Sums()
         self._before = _Sums()
         self._on_device: torch.Tensor | None = None
         self._num_on_device = 0
-        if device.type != "cpu":
+        self._ranks = ranks if ranks is not None and ranks.are_many else None
+        self._own = torch.zeros(0 if self._ranks is None else _STEPS_KEPT, device=device, dtype=torch.float64)
+        self._num_own = 0
+        if self._ranks is None and device.type != "cpu":
             # MPS has no float64.
             dtype = torch.float32 if device.type == "mps" else torch.float64
             self._on_device = torch.zeros(2, device=device, dtype=dtype)
@@ -87,15 +106,25 @@ class LossWindow:
             self._on_device[0] += torch.where(finite, loss, 0.0)
             self._on_device[1] += finite
             return
-        value = loss.item()
-        if math.isfinite(value):
-            self._window.loss += value
-            self._window.finite += 1
-        else:
-            self._window.nonfinite += 1
+        if self._ranks is not None:
+            self._own[self._num_own] = loss
+            self._num_own += 1
+            if self._num_own == len(self._own):
+                self._take_means(self._ranks)
+            return
+        self._window.take(loss.item())
+
+    def _take_means(self, ranks: Ranks) -> None:
+        """Add the means over all processes of the losses that each has kept; all come here at the same step."""
+        losses = ranks.sum(self._own[: self._num_own].clone()) / ranks.size
+        self._num_own = 0
+        for loss in losses.tolist():
+            self._window.take(loss)
 
     def begin_next(self) -> Interval:
         """Return the window's sums, wherever they are, and begin the next window."""
+        if self._ranks is not None and self._num_own:
+            self._take_means(self._ranks)
         interval = Interval(self._window)
         if self._on_device is not None and self._num_on_device:
             interval.on_device, interval.num_on_device = self._on_device.clone(), self._num_on_device

@@ -69,6 +69,11 @@ class Saving:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["trainer"])  # type: ignore[misc]
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether this process is writing a checkpoint beside the training, at this moment."""
+        return self._under_way is not None and not self._under_way.future.done()
+
     # Saving
 
     def save_and_tell(self, *, at_once: bool = False) -> None:
@@ -103,10 +108,32 @@ class Saving:
     def save(self) -> Path:
         """Write a checkpoint of this moment, and return its path once it is durable."""
         trainer = self.trainer
-        path = write_checkpoint(take_snapshot(trainer, trainer.training_loop), trainer.args.output_dir)
+        snapshot = take_snapshot(trainer, trainer.training_loop)
+        path = self._by_first(lambda: write_checkpoint(snapshot, trainer.args.output_dir))
         self._mark_saved()
-        trainer.reporting.note_checkpoint(path)
-        self._rotation(path)()
+        if trainer.ranks.is_first:
+            trainer.reporting.note_checkpoint(path)
+            self._rotation(path)()
+        return path
+
+    def _by_first(self, write: Callable[[], Path]) -> Path:
+        """Let the first process write, and all know whether it could; return the path of the checkpoint.
+
+        Raises:
+            CheckpointError: it couldn't; on all processes.
+        """
+        ranks, error = self.trainer.ranks, None
+        path: Path | None = None
+        if ranks.is_first:
+            try:
+                path = write()
+            except CheckpointError as found:
+                error = found
+        if not ranks.are_many and error is not None:
+            raise error
+        path, reason = ranks.share((path, None if error is None else str(error)))
+        if reason is not None:
+            raise CheckpointError(reason) from error
         return path
 
     def _mark_saved(self, *, is_saved: bool = True) -> None:
@@ -144,7 +171,8 @@ class Saving:
         if self._under_way is None:
             return True
         is_wanted = state.global_step in (state.max_steps, state.best_global_step)
-        if self.trainer.args.save_async_busy == "skip" and not is_wanted and not self._under_way.future.done():
+        skips = self.trainer.args.save_async_busy == "skip" and not is_wanted
+        if skips and self.trainer.ranks.share(not self._under_way.future.done()):
             logger.warning("no checkpoint at step %d: %s is being written", state.global_step, self._under_way.path)
             return False
         self.finish()
@@ -155,9 +183,13 @@ class Saving:
         if self._tidying is not None:
             self._tidying.result()
         best_before = trainer.state.best_model_checkpoint
-        snapshot = self._copied(take_snapshot(trainer, trainer.training_loop, syncs_journal=False))
-        path = checkpoint_dir(trainer.args.output_dir, snapshot.step)
+        taken = take_snapshot(trainer, trainer.training_loop, syncs_journal=False)
+        path = checkpoint_dir(trainer.args.output_dir, taken.step)
         output_dir = trainer.args.output_dir
+        if not trainer.ranks.is_first:
+            self._expect(_Write(path, copy_of(taken.trainer_state), _done(path), best_before))
+            return
+        snapshot = self._copied(taken)
 
         def write() -> Path:
             self._buffers.wait()
@@ -166,7 +198,10 @@ class Saving:
             return write_checkpoint(snapshot, output_dir)
 
         # Callbacks get the written state itself: they hear of it when nobody reads it any more.
-        self._under_way = _Write(path, snapshot.trainer_state, self._submit(write), best_before)
+        self._expect(_Write(path, snapshot.trainer_state, self._submit(write), best_before))
+
+    def _expect(self, write: _Write) -> None:
+        self._under_way = write
         self._mark_saved()
         self.is_idle = False
 
@@ -193,15 +228,18 @@ class Saving:
         """Training begins: where it will be saved beside it, get memory for the copies once there is state to copy."""
         self.is_idle = not self.trainer.args.save_async
 
-    def settle(self) -> None:
+    def settle(self, *, is_written: bool | None = None) -> None:
         """At a step's end: tell callbacks of a checkpoint that is durable by now, or raise what went wrong with it.
+
+        Arguments:
+            is_written: Whether it is, where several processes have agreed on that.
 
         Raises:
             CheckpointError: it could not be written, and `save_errors` is "raise".
         """
         if self._under_way is None:
             self._reserve()
-        elif self._under_way.future.done():
+        elif self._under_way.future.done() if is_written is None else is_written:
             self.finish()
 
     def finish(self) -> None:
@@ -215,8 +253,9 @@ class Saving:
         if write is None:
             return
         trainer = self.trainer
+        future = write.future
         try:
-            path = write.future.result()
+            path = self._by_first(future.result)
         except KeyboardInterrupt:
             self._under_way = write  # it is still being written, and will be waited for again
             raise
@@ -225,9 +264,24 @@ class Saving:
             return
         trainer.reporting.note_checkpoint(path, step=write.state.global_step)
         trainer.control = trainer.callback_handler.on_save(trainer.args, write.state, trainer.control)
-        self._tidying = self._submit(self._rotation(path))
+        if trainer.ranks.is_first:
+            self._tidying = self._submit(self._rotation(path))
+
+    def finish_alone(self) -> None:
+        """After an exception: wait for the checkpoint that is being written, whatever has become of other processes."""
+        if not self.trainer.ranks.are_many:
+            self.finish()
+            return
+        write, self._under_way = self._under_way, None
+        if write is not None:
+            path = write.future.result()
+            if self.trainer.ranks.is_first:
+                self.trainer.reporting.note_checkpoint(path, step=write.state.global_step)
 
     def _reserve(self) -> None:
+        if not self.trainer.ranks.is_first:
+            self.is_idle = True
+            return
         optimizer = None if self.trainer.args.save_only_model else self.trainer.optimizer.state_dict()
         live = [unwrap_model(self.trainer.model).state_dict(), optimizer]
         self._tidying = self._submit(lambda: self._buffers.reserve(live))
@@ -247,6 +301,13 @@ class Saving:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="loopwright-save")
         return self._thread.submit(work)
+
+
+def _done(path: Path) -> Future[Path]:
+    """Return what stands for the first process's work on the others."""
+    future: Future[Path] = Future()
+    future.set_result(path)
+    return future
 
 
 def copy_of(state: TrainerState) -> TrainerState:

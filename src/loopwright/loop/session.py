@@ -16,15 +16,17 @@ from loopwright.checkpoint.reader import load_loopwright_state, load_model_weigh
 from loopwright.checkpoint.verify import newest_whole, require_whole
 from loopwright.data.loaders import data_seed
 from loopwright.errors import ArgumentError, CheckpointError, CheckpointNotFound, Preempted, describe
+from loopwright.loop.agreement import agreement_of
 from loopwright.loop.batch_size import BatchSizeSearch, check_size_is_used
 from loopwright.loop.branching import restarted_run, why_branch
 from loopwright.loop.feed import Feed
 from loopwright.loop.neftune import input_embeddings, noisy_embeddings
-from loopwright.loop.pausing import PausePoint
 from loopwright.loop.persist import position_in, restore_callbacks, restore_loop
 from loopwright.loop.plan import TrainingPlan, make_plan
+from loopwright.loop.position import Position
 from loopwright.loop.report import LossWindow, speed_metrics
-from loopwright.loop.train import Position, TrainingLoop
+from loopwright.loop.sharing import Shares, keep_update_size
+from loopwright.loop.train import TrainingLoop
 from loopwright.outputs import TrainOutput
 from loopwright.records import Status
 from loopwright.runtime.signals import SignalWatch
@@ -113,7 +115,8 @@ class TrainingSession:
         costs = CostWatch(trainer.callback_handler)
         with self.signals:
             try:
-                output = self._train(ignore_keys_for_eval)
+                with trainer.ranks.failing_together():
+                    output = self._train(ignore_keys_for_eval)
             except BaseException as error:
                 self._save_after(error)
                 trainer.callback_handler.on_exception(trainer.args, trainer.state, trainer.control, exception=error)
@@ -157,9 +160,10 @@ class TrainingSession:
         trainer.training_loop = None
         if self.checkpoint is not None:
             load_model_weights(unwrap_model(trainer.model), self.checkpoint)
+            keep_update_size(trainer, self.checkpoint)
         loader = trainer.get_train_dataloader()
         check_size_is_used(loader, trainer._train_batch_size, trainer.args.train_batch_size)
-        plan = make_plan(trainer.args, loader, trainer._train_batch_size)
+        plan = make_plan(trainer.args, loader, trainer._train_batch_size * trainer.ranks.size)
         self._begin_state(plan)
         self._prepare_model(plan)
         loop = self._make_loop(plan, loader)
@@ -205,8 +209,9 @@ class TrainingSession:
         """Wait for the checkpoint that is being written; after an exception of the training make one if wanted."""
         trainer, loop = self.trainer, self.trainer.training_loop
         try:
-            trainer.saving.finish()
-            is_wanted = trainer.args.save_on_exception and not isinstance(error, Preempted | CheckpointError)
+            trainer.saving.finish_alone()
+            may_save = trainer.args.save_on_exception and not trainer.ranks.are_many  # the others are gone
+            is_wanted = may_save and not isinstance(error, Preempted | CheckpointError)
             if is_wanted and loop is not None and self._can_save_after_exception(loop):
                 loop.rewind()
                 trainer.saving.save_and_tell(at_once=True)
@@ -256,6 +261,7 @@ class TrainingSession:
         trainer, args = self.trainer, self.trainer.args
         trainer.callbacks_at_start = capture_states(trainer.callback_handler.callbacks)
         if self.checkpoint is None:
+            trainer.ranks.part_streams(args.seed)
             state = TrainerState(epoch=0, train_batch_size=trainer._train_batch_size)
             state.compute_steps(args, plan.max_steps)
         else:
@@ -319,19 +325,21 @@ class TrainingSession:
 
     def _make_loop(self, plan: TrainingPlan, loader: Any) -> TrainingLoop:
         trainer, args = self.trainer, self.trainer.args
-        window = LossWindow(args.device, only_finite=args.logging_nan_inf_filter)
+        window = LossWindow(args.device, only_finite=args.logging_nan_inf_filter, ranks=trainer.ranks)
         position = Position()
         if self.checkpoint is not None:
-            step = trainer.state.global_step
-            position = position_in(self.checkpoint, step, plan, ignore_data_skip=args.ignore_data_skip)
-        pause = PausePoint(self.signals)
+            position = position_in(trainer, self.checkpoint, plan)
+        pause, agreement = agreement_of(trainer, self.signals)
         feed = Feed(
             loader,
-            seed=data_seed(args),
+            seed=trainer.ranks.seed(data_seed(args)),
             check=pause.stop_while_waiting if self.signals.is_on else None,
             shows_progress=not args.disable_tqdm,
         )
         loop = TrainingLoop(trainer, plan, feed, position, window, pause)
+        if agreement is not None:
+            loop.agreement, loop.shares = agreement, Shares(trainer, trainer.ranks, loader)
+        trainer.callback_handler.hold_back = None if agreement is None else agreement.hold_back
         if self.checkpoint is not None:
             restore_loop(trainer, loop, self.checkpoint)
         loop.saved_mark = loop.mark()
@@ -341,12 +349,13 @@ class TrainingSession:
         trainer = self.trainer
         trainable = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
         logger.info(
-            "training on %s: %s examples, %d updates of %d x %d examples, %s trainable parameters",
+            "training on %s%s: %s examples, %d updates of %d x %d examples, %s trainable parameters",
             trainer.args.device,
+            f", {trainer.ranks.size} processes" if trainer.ranks.are_many else "",
             f"{plan.num_examples:,}",
             plan.max_steps,
             plan.accumulation,
-            trainer._train_batch_size,
+            trainer._train_batch_size * trainer.ranks.size,
             f"{trainable:,}",
         )
         if self.checkpoint is not None:

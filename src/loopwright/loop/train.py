@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,54 +14,26 @@ from loopwright.loop.flops import FlopCounter
 from loopwright.loop.lines import LogLines
 from loopwright.loop.metrics import update_best, watched_metric
 from loopwright.loop.pausing import Paused, PausePoint
+from loopwright.loop.position import Position, Resumption
 from loopwright.loop.report import LossWindow
 from loopwright.loop.tokens import count_tokens
 from loopwright.loop.update import Update
 from loopwright.runtime.clipping import Clipper
+from loopwright.runtime.wrapping import without_sync
 from loopwright.state import CONTROL_FLAGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
+    from loopwright.loop.agreement import Agreement
     from loopwright.loop.feed import Feed
     from loopwright.loop.hooks import TrainingHooks
     from loopwright.loop.plan import TrainingPlan
+    from loopwright.loop.sharing import Shares
 
 logger = get_logger(__name__)
 
-
-@dataclass
-class Position:
-    """Where in the data a training is.
-
-    Attributes:
-        epoch: Index of the epoch, counted from 0.
-        batches: Micro-batches of it that have been used.
-        is_cut: Whether a callback has ended it before its last batch.
-        epoch_ended: Whether its `on_epoch_end` has been called too.
-    """
-
-    epoch: int = 0
-    batches: int = 0
-    is_cut: bool = False
-    epoch_ended: bool = False
-
-
-@dataclass
-class Resumption:
-    """What is to be put back once the data stands where it stood.
-
-    Attributes:
-        restore_streams: Puts the random states back.
-        data: What the feed's `state` returned.
-        flags: Control flags that had not been acted on.
-        update: The update that had been begun.
-    """
-
-    restore_streams: Callable[[], None] = lambda: None
-    data: Mapping[str, Any] | None = None
-    flags: Mapping[str, bool] | None = None
-    update: Update | None = None
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class TrainingLoop:
@@ -76,6 +48,8 @@ class TrainingLoop:
         pause: Where the loop looks whether it should stop for a while.
 
     Attributes:
+        agreement: Lets several processes act on the same flags; None in one process.
+        shares: Weighs what each of them has of an update.
         resumption: What to put back when the data stands at `position`; None in a new training.
         saved_mark: `mark` of the newest checkpoint, or of the beginning; None where that checkpoint failed.
         is_paused: Whether the loop has stopped to be gone on with by another process.
@@ -98,6 +72,8 @@ class TrainingLoop:
         self.position = position
         self.lines = LogLines(trainer, window)
         self.pause = pause
+        self.agreement: Agreement | None = None
+        self.shares: Shares | None = None
         self.resumption: Resumption | None = None
         self.update: Update | None = None
         self.flags_to_act_on: Mapping[str, bool] | None = None
@@ -169,7 +145,7 @@ class TrainingLoop:
         while going and not (self.is_done or position.is_cut) and position.batches < self.plan.batches_per_epoch:
             if not self._take_update():
                 break
-            if not trainer.saving.is_idle:
+            if not trainer.saving.is_idle and self.agreement is None:
                 trainer.saving.settle()
             going = not (trainer.control.should_epoch_stop or trainer.control.should_training_stop)
             # An epoch that a stop of the whole training cuts short goes on when the run is resumed.
@@ -182,6 +158,8 @@ class TrainingLoop:
             self.feed.end()
         self.is_acting = True
         trainer.control = trainer.callback_handler.on_epoch_end(trainer.args, trainer.state, trainer.control)
+        if self.agreement is not None:
+            self.agreement.settle()
         self.act()
 
     def _is_cut_short(self) -> bool:
@@ -221,10 +199,15 @@ class TrainingLoop:
         wanted = min(self.plan.accumulation, missing) if begun is None else begun.size - begun.done
         self.feed.begin_group()
         batches, num_items = trainer.get_batch_samples(self.feed, wanted, self.device)
-        if not batches:
+        if self.shares is not None:
+            self.update = self.shares.update_of(batches, self.position.batches, num_items is not None)
+            if self.update is None:
+                return False
+        elif not batches:
             return False
         if begun is None:
-            self.update = Update.of(trainer, batches, num_items)
+            if self.shares is None:
+                self.update = Update.of(trainer, batches, num_items)
             self._counted_before_update = (trainer.state.num_input_tokens_seen, trainer.state.total_flos)
             trainer.control = trainer.callback_handler.on_step_begin(trainer.args, trainer.state, trainer.control)
         else:
@@ -246,6 +229,8 @@ class TrainingLoop:
         self.is_whole = self.is_acting = True
         self.update = None
         trainer.control = handler.on_step_end(args, state, trainer.control)
+        if self.agreement is not None:
+            self.agreement.at_step_end()
         control = trainer.control
         self.position.is_cut = control.should_epoch_stop
         if control.should_log or control.should_evaluate or control.should_save:
@@ -260,12 +245,14 @@ class TrainingLoop:
             return None
         size, num_items = update.size, update.num_items
         trainer.current_gradient_accumulation_steps = size
-        counted = trainer.args.include_num_input_tokens_seen
+        counted = trainer.args.include_num_input_tokens_seen if self.shares is None else "no"
         for inputs in update.batches:
             if counted != "no":
                 trainer.state.num_input_tokens_seen += count_tokens(trainer, inputs, only_real=counted == "non_padding")
             trainer.microbatch_weight = update.weights[update.done]
-            with self.flops.counting(inputs):
+            if update.scales:
+                trainer.microbatch_scale = update.scales[update.done]
+            with self.flops.counting(inputs), self._keeping_gradients(update):
                 update.add(trainer.training_step(trainer.model_wrapped, inputs, num_items))
             feed.used += 1
             self.position.batches += 1
@@ -278,6 +265,12 @@ class TrainingLoop:
                 if self.pause.is_asked and feed.can_save_pending():
                     raise Paused
         return update.loss
+
+    def _keeping_gradients(self, update: Update) -> AbstractContextManager[None]:
+        """Return the context of a backward pass: before an update's last, gradients stay with their process."""
+        if self.shares is None or update.done + 1 == update.size:
+            return _NOTHING
+        return without_sync(self.trainer.model_wrapped) or _NOTHING
 
     def _step_optimizer(self) -> None:
         trainer = self.trainer
@@ -310,6 +303,8 @@ class TrainingLoop:
             self.lines.finish()
         if trainer.control.should_evaluate:
             metrics = self._evaluate_pausably()
+            if self.agreement is not None:
+                self.agreement.settle()
             is_best = update_best(trainer.args, trainer.state, metrics)
             if trainer.args.save_strategy == "best":
                 trainer.control.should_save = is_best

@@ -23,6 +23,7 @@ class Update:
         batches: Those still to come.
         num_items: Items in the whole group, where somebody divides by it.
         weights: Each micro-batch's share of the loss, for the whole group.
+        scales: Where several processes train, what a loss that is divided by `num_items` is multiplied with.
         done: Micro-batches that are in the gradients already.
         loss: The sum of their losses; None before the first.
     """
@@ -30,6 +31,7 @@ class Update:
     batches: list[Any] = field(default_factory=list)
     num_items: torch.Tensor | None = None
     weights: list[float] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
     done: int = 0
     loss: torch.Tensor | None = None
 

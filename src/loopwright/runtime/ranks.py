@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from loopwright._support.env import read_text
+from loopwright._support.env import read_int, read_text, set_variables
 from loopwright._support.log import get_logger
 from loopwright.errors import RankFailed, describe
+from loopwright.runtime.randomness import set_seed
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
@@ -29,7 +30,11 @@ logger = get_logger(__name__)
 
 # A rank whose collective broke may know it before the one that failed has come to saying why.
 _SECONDS_FOR_A_REASON = 3.0
+# Prime, and large, so that seeds that people count up don't meet.
+_BETWEEN_SEEDS = 1_000_003
 _SIGNS_OF_OTHERS = ("gloo", "Gloo", "NCCL", "Connection", "collective", "ProcessGroup", "peer")
+# Of these each job has its own, so that two on one machine don't meet.
+_FIRST_PORT, _NUM_PORTS = 20_000, 20_000
 _KEY = "loopwright/failed"
 
 
@@ -76,11 +81,23 @@ class Ranks:
             return cls()
         ranks = cls(args.world_size, args.process_index, args.device)
         if not dist.is_initialized():
+            _find_each_other_by_slurm()
             backend = args.ddp_backend or ("nccl" if args.device.type == "cuda" else "gloo")
             dist.init_process_group(backend, rank=ranks.index, world_size=ranks.size, timeout=args.ddp_timeout_delta)
             ranks._is_ours = True
         ranks._group = dist.new_group(backend="gloo", timeout=args.ddp_timeout_delta)
         return ranks
+
+    # Randomness
+
+    def seed(self, seed: int) -> int:
+        """Return the seed that this process takes where each is to have another: the first process `seed` itself."""
+        return (seed + self.index * _BETWEEN_SEEDS) % 2**32
+
+    def part_streams(self, seed: int) -> None:
+        """Let this process's random streams be others than the first one's: dropout is to differ."""
+        if self.index:
+            set_seed(self.seed(seed))
 
     # Numbers
 
@@ -178,6 +195,15 @@ class Ranks:
                 abort()  # destroying waits for what NCCL has in its queue, and that may never end
             else:
                 dist.destroy_process_group()
+
+
+def _find_each_other_by_slurm() -> None:
+    """Where Slurm has started the processes: say in torch's variables where the first one is."""
+    host, job = read_text("SLURM_LAUNCH_NODE_IPADDR"), read_int("SLURM_JOB_ID", 0)
+    if host is not None and read_text("MASTER_ADDR") is None:
+        set_variables({"MASTER_ADDR": host})
+    if job and read_text("MASTER_PORT") is None:
+        set_variables({"MASTER_PORT": str(_FIRST_PORT + job % _NUM_PORTS)})
 
 
 def _store() -> Any:

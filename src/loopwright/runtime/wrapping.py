@@ -1,9 +1,15 @@
-"""Find the user's own model inside what torch wraps around it."""
+"""Wrap a model for training in several processes, and find it again inside what torch wraps around it."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+if TYPE_CHECKING:
+    from loopwright.arguments import TrainingArguments
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -18,3 +24,34 @@ def unwrap_model(model: nn.Module) -> nn.Module:
             model = model.get_submodule("_orig_mod")
         else:
             return model
+
+
+def wrap_for_ranks(model: nn.Module, args: TrainingArguments) -> nn.Module:
+    """Return `model` in `DistributedDataParallel`, with the `ddp_*` arguments; as it is where nothing is trained."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return model
+    options: dict[str, Any] = {
+        "find_unused_parameters": bool(args.ddp_find_unused_parameters),
+        "static_graph": bool(args.ddp_static_graph),
+        "device_ids": [args.device.index] if args.device.type == "cuda" else None,
+        # A gradient's memory is that of the message: copying it there and back is saved.
+        "gradient_as_bucket_view": True,
+    }
+    if args.ddp_bucket_cap_mb is not None:
+        options["bucket_cap_mb"] = args.ddp_bucket_cap_mb
+    if args.ddp_broadcast_buffers is not None:
+        options["broadcast_buffers"] = args.ddp_broadcast_buffers
+    return DistributedDataParallel(model, **options)
+
+
+def data_parallel_of(model: nn.Module) -> DistributedDataParallel | None:
+    """Return the `DistributedDataParallel` in `model`, compiled or not; None where there is none."""
+    if "_orig_mod" in model._modules:
+        model = model.get_submodule("_orig_mod")
+    return model if isinstance(model, DistributedDataParallel) else None
+
+
+def without_sync(model: nn.Module) -> AbstractContextManager[None] | None:
+    """Return the context in which a backward pass keeps its gradients to this process; None where all do."""
+    wrapped = data_parallel_of(model)
+    return None if wrapped is None else wrapped.no_sync()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 import pytest
@@ -20,22 +21,28 @@ def add_up(number):
     return int(os.environ["RANK"]), total.item(), os.environ["EXTRA"]
 
 
+def leave(word):
+    print(word)
+    sys.exit(int(os.environ["RANK"]))
+
+
+def stay():
+    print("waits", flush=True)
+    time.sleep(60)
+
+
 def test_processes_find_one_another_and_return_what_they_have(tmp_path):
     found = returned(add_up, 2, tmp_path, 5, EXTRA="here")
     assert found == [(0, 11, "here"), (1, 11, "here")]
 
 
 def test_outputs_and_statuses_are_each_process_s_own(tmp_path):
-    ended = launch("import os, sys; print(sys.argv[1]); sys.exit(int(os.environ['RANK']))", 2, tmp_path, "word")
-    assert [(one.status, one.out) for one in ended] == [(0, "word\n"), (1, "word\n")]
+    ended = launch(leave, 2, tmp_path, "word")
+    assert [(one.status, one.output) for one in ended] == [(0, "word\n"), (1, "word\n")]
 
 
 def test_a_process_that_does_not_end_is_killed_and_what_it_wrote_is_shown(tmp_path):
-    processes = []
     begin = time.monotonic()
     with pytest.raises(TimeoutError, match="waits"):
-        launch(
-            "import time; print('waits', flush=True); time.sleep(60)", 2, tmp_path, timeout=2.0, during=processes.extend
-        )
+        launch(stay, 2, tmp_path, timeout=2.0)
     assert time.monotonic() - begin < 20
-    assert [process.returncode for process in processes] == [-9, -9]

@@ -10,6 +10,7 @@ there, so that the first error is the one that people read, and not that of a co
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ import torch.distributed as dist
 
 from loopwright._support.env import read_int, read_text, set_variables
 from loopwright._support.log import get_logger
-from loopwright.errors import RankFailed, describe
+from loopwright.errors import Preempted, RankFailed, describe
 from loopwright.runtime.randomness import set_seed
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ class Ranks:
         self.index = index
         self._device = device if device is not None and device.type == "cuda" else torch.device("cpu")
         self._group: Any = None
-        self._is_ours = False
 
     @property
     def are_many(self) -> bool:
@@ -84,7 +84,7 @@ class Ranks:
             _find_each_other_by_slurm()
             backend = args.ddp_backend or ("nccl" if args.device.type == "cuda" else "gloo")
             dist.init_process_group(backend, rank=ranks.index, world_size=ranks.size, timeout=args.ddp_timeout_delta)
-            ranks._is_ours = True
+            atexit.register(_part)
         ranks._group = dist.new_group(backend="gloo", timeout=args.ddp_timeout_delta)
         return ranks
 
@@ -162,6 +162,8 @@ class Ranks:
             return
         try:
             yield
+        except Preempted:  # no failure, and agreed on
+            raise
         except BaseException as error:
             first = self._first_failure(error)
             self._leave()
@@ -195,6 +197,12 @@ class Ranks:
                 abort()  # destroying waits for what NCCL has in its queue, and that may never end
             else:
                 dist.destroy_process_group()
+
+
+def _part() -> None:
+    """Leave the group that was made here, where that hasn't happened yet."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _find_each_other_by_slurm() -> None:

@@ -1,0 +1,179 @@
+"""Training in several processes is the training of one with the same batches, and they stay together."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from tests.distributed.launching import launch, returned
+from tests.distributed.trainings import train
+
+
+def run(tmp_path, number, name="out", callbacks=(), resume="", timeout=120.0, **options):
+    """Return what each process of a training returned."""
+    arguments = (tmp_path / name, json.dumps(options), json.dumps(callbacks), resume)
+    return returned(train, number, tmp_path, *arguments, timeout=timeout)
+
+
+def assert_same_training(found, expected):
+    for one in found:
+        np.testing.assert_allclose(one["weights"], expected["weights"], rtol=1e-5, atol=1e-6)
+    assert found[0]["step"] == expected["step"]
+    for line, other in zip(found[0]["history"], expected["history"], strict=True):
+        assert line.keys() == other.keys()
+        for key in line.keys() - {"total_flos"}:  # each process is taken to do the same, also where a batch is short
+            assert line[key] == pytest.approx(other[key], rel=1e-5, abs=1e-7), key
+
+
+CASES = {
+    "22 examples, the last batch short": {},
+    "of which the last batch is one example": {"count": 17},
+    "accumulation": {"gradient_accumulation_steps": 2},
+    "model that divides by items": {"model": "divides"},
+    "model that divides, last batch of one": {"model": "divides", "count": 17, "gradient_accumulation_steps": 2},
+    "drop_last": {"dataloader_drop_last": True},
+    "tokens counted": {"include_num_input_tokens_seen": "all", "count": 17},
+}
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_two_processes_are_one_with_the_same_batches(tmp_path, options):
+    (alone,) = run(tmp_path, 1, "one", **options)
+    both = run(tmp_path, 2, "two", **options)
+    assert_same_training(both, alone)
+    assert both[0]["tokens"] == alone["tokens"]
+
+
+def test_four_processes_too_and_no_example_is_lost_or_doubled(tmp_path):
+    (alone,) = run(tmp_path, 1, "one", count=19)
+    four = run(tmp_path, 4, "four", count=19)
+    assert_same_training(four, alone)
+    # 19 = 8 + 8 + 3: the fourth process has no part of the last batch, and stands in with an example of another's.
+    seen = sorted(number for one in four for number in one["seen"])
+    stand_ins = 2
+    assert len(seen) == 2 * 19 + stand_ins
+    assert set(seen) == set(range(19))
+
+
+@pytest.mark.parametrize("count", [22, 17, 24])
+def test_streams_are_dealt_out(tmp_path, count):
+    options = {"dataset": "stream", "count": count, "max_steps": 6, "logging_steps": 1}
+    (alone,) = run(tmp_path, 1, "one", **options)
+    both = run(tmp_path, 2, "two", **options)
+    assert_same_training(both, alone)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_flag_of_one_process_is_acted_on_by_both_at_one_step(tmp_path, rank):
+    both = run(
+        tmp_path,
+        2,
+        callbacks=[["Sets", "should_save", 3, rank], ["Sets", "should_training_stop", 5, rank]],
+        max_steps=30,
+        save_strategy="steps",
+        save_steps=1000,
+    )
+    assert both[0]["step"] == both[1]["step"] < 30
+    assert both[0]["steps"]["save"] == both[1]["steps"]["save"]
+    assert both[0]["steps"]["save"][0] in range(3, 30)
+    own = f"step 5: {'rank 1: ' if rank else ''}Sets set should_training_stop in on_step_end"
+    assert own in both[0]["decisions"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_save_that_one_process_does_not_want_hangs_nobody(tmp_path, rank):
+    both = run(
+        tmp_path,
+        2,
+        callbacks=[["Sets", "should_save", 4, rank, "on_step_end", False]],
+        max_steps=8,
+        save_strategy="steps",
+        save_steps=2,
+    )
+    assert both[0]["steps"]["save"] == both[1]["steps"]["save"] == [2, 6, 8]
+
+
+def test_flag_set_in_the_middle_of_an_update_waits_for_its_end(tmp_path):
+    both = run(
+        tmp_path,
+        2,
+        callbacks=[["Sets", "should_training_stop", 2, 1, "on_substep_end"]],
+        max_steps=30,
+        gradient_accumulation_steps=2,
+    )
+    assert both[0]["step"] == both[1]["step"]
+    assert 3 <= both[0]["step"] < 30
+
+
+def test_exception_on_one_process_ends_the_other_soon_and_is_what_it_says(tmp_path):
+    begin = time.monotonic()
+    ended = launch(
+        train, 2, tmp_path, tmp_path / "out", json.dumps({"max_steps": 1000}), json.dumps([["Dies", 3, 1, "raise"]]), ""
+    )
+    assert time.monotonic() - begin < 60
+    assert all(one.status != 0 for one in ended)
+    assert "ValueError: the cat is on the keyboard" in ended[1].output
+    assert "RankFailed: rank 1: ValueError: the cat is on the keyboard" in ended[0].output
+
+
+def test_killed_process_ends_the_other_soon(tmp_path):
+    begin = time.monotonic()
+    ended = launch(
+        train, 2, tmp_path, tmp_path / "out", json.dumps({"max_steps": 1000}), json.dumps([["Dies", 3, 1, "kill"]]), ""
+    )
+    assert time.monotonic() - begin < 60
+    assert [one.status for one in ended][1] == -9
+    assert ended[0].status not in (0, -9)
+
+
+def test_signal_to_one_process_saves_and_ends_both(tmp_path):
+    options = {"max_steps": 1000, "save_strategy": "steps", "save_steps": 1000}
+    ended = launch(
+        train, 2, tmp_path, tmp_path / "out", json.dumps(options), json.dumps([["Dies", 3, 1, "term"]]), "", timeout=60
+    )
+    assert [one.status for one in ended] == [128 + 15] * 2
+    assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1
+
+
+RESUMES = {"at once": {}, "beside": {"save_async": True}, "accumulation": {"gradient_accumulation_steps": 2}}
+
+
+@pytest.mark.parametrize("options", RESUMES.values(), ids=RESUMES)
+def test_resumed_training_is_the_training(tmp_path, options):
+    options = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 4, **options}
+    whole = run(tmp_path, 2, "whole", **options)
+    launch(train, 2, tmp_path, tmp_path / "broken", json.dumps(options), json.dumps([["Dies", 5, 1, "kill"]]), "")
+    again = run(tmp_path, 2, "broken", resume="auto", **options)
+    for one, other in zip(again, whole, strict=True):
+        assert one["weights"] == other["weights"]
+    assert again[0]["history"] == whole[0]["history"]
+    assert again[0]["steps"]["save"] == again[1]["steps"]["save"]
+
+
+def test_checkpoint_of_two_goes_on_with_one_and_four(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 4}
+    (expected,) = run(tmp_path, 1, "expected", **options)
+    stop = [["Sets", "should_training_stop", 4, 0]]
+    run(tmp_path, 2, "out", callbacks=stop, **options)
+    run(tmp_path, 1, "out", callbacks=[["Sets", "should_training_stop", 6, 0]], resume="auto", **options)
+    four = run(tmp_path, 4, "out", resume="auto", **options)
+    assert_same_training(four, expected)
+
+
+def test_smaller_batches_are_made_up_for_by_accumulation(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 4}
+    (expected,) = run(tmp_path, 1, "expected", **options)
+    run(tmp_path, 2, "out", callbacks=[["Sets", "should_training_stop", 4, 0]], **options)
+    (alone,) = run(tmp_path, 1, "out", resume="auto", per_device_train_batch_size=4, **options)
+    assert_same_training([alone], expected)
+
+
+def test_another_number_of_examples_in_an_update_is_refused(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    run(tmp_path, 2, "out", **options)
+    ended = launch(
+        train, 4, tmp_path, tmp_path / "out", json.dumps({**options, "per_device_train_batch_size": 4}), "[]", "auto"
+    )
+    assert all(one.status != 0 for one in ended)
+    assert "take 16 at once, of which 8 is no multiple: choose a size that divides it" in ended[0].output

@@ -1,0 +1,162 @@
+"""Trainings that the tests run in several processes; each function takes text and returns plain values."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import IterableDataset
+
+from loopwright import Trainer, TrainerCallback, TrainingArguments
+
+torch.set_num_threads(1)
+
+RANK, SIZE = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 3))
+        self.seen = []
+
+    def forward(self, x, labels):
+        self.seen.extend(x[:, 0].tolist())
+        loss = nn.functional.cross_entropy(self.layers(x).flatten(0, -2), labels.flatten(), ignore_index=-100)
+        return {"loss": loss}
+
+
+class Divides(Net):
+    """Divides the loss by the items of the whole update, as models of transformers do."""
+
+    def forward(self, x, labels, num_items_in_batch=None):
+        self.seen.extend(x[:, 0].tolist())
+        logits = self.layers(x).flatten(0, -2)
+        reduction = "mean" if num_items_in_batch is None else "sum"
+        loss = nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction=reduction)
+        return {"loss": loss if num_items_in_batch is None else loss / num_items_in_batch}
+
+
+MODELS = {"plain": Net, "divides": Divides}
+
+
+def examples(count=22):
+    """Return examples whose first number says which they are."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, 4, generator=generator)
+    x[:, 0] = torch.arange(count)
+    labels = torch.randint(3, (count,), generator=generator)
+    return [{"x": row / torch.tensor([10.0, 1, 1, 1]), "labels": label} for row, label in zip(x, labels, strict=True)]
+
+
+class Stream(IterableDataset):
+    def __init__(self, count):
+        self.rows = examples(count)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
+class Sets(TrainerCallback):
+    """Sets a flag at a step, on one process."""
+
+    def __init__(self, flag, step, rank, event="on_step_end", value=True):
+        self.flag, self.step, self.rank, self.value = flag, step, rank, value
+        setattr(self, event, self._set)
+
+    def _set(self, args, state, control, **kwargs):
+        if state.global_step == self.step and self.rank == RANK:
+            setattr(control, self.flag, self.value)
+
+
+class Dies(TrainerCallback):
+    """Ends one process at a step: by an exception, or at once."""
+
+    def __init__(self, step, rank, how):
+        self.step, self.rank, self.how = step, rank, how
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step and self.rank == RANK:
+            if self.how == "raise":
+                raise ValueError("the cat is on the keyboard")
+            os.kill(os.getpid(), signal.SIGKILL if self.how == "kill" else signal.SIGTERM)
+
+
+class Notes(TrainerCallback):
+    """Notes the steps at which events came."""
+
+    def __init__(self):
+        self.steps = {"save": [], "log": [], "evaluate": [], "end": []}
+
+    def on_save(self, args, state, control, **kwargs):
+        self.steps["save"].append(state.global_step)
+
+    def on_log(self, args, state, control, **kwargs):
+        self.steps["log"].append(state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.steps["end"].append(state.global_step)
+
+
+def make(output_dir, count=22, model="plain", dataset="map", callbacks=(), **options):
+    torch.manual_seed(0)
+    defaults: dict[str, Any] = {
+        "per_device_train_batch_size": 8 // SIZE,
+        "num_train_epochs": 2,
+        "learning_rate": 0.05,
+        "logging_steps": 1,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+    }
+    args = TrainingArguments(str(output_dir), **(defaults | options))
+    data = examples(count) if dataset == "map" else Stream(count)
+    return Trainer(MODELS[model](), args, train_dataset=data, callbacks=list(callbacks))
+
+
+def result(trainer):
+    lines = [
+        {key: value for key, value in line.items() if not key.endswith(("runtime", "per_second"))}
+        for line in trainer.state.log_history
+    ]
+    weights = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+    return {
+        "weights": weights.tolist(),
+        "history": lines,
+        "seen": [round(number * 10) for number in trainer.model.seen],
+        "step": trainer.state.global_step,
+        "tokens": trainer.state.num_input_tokens_seen,
+        "decisions": list(map(str, trainer.callback_handler.decisions)),
+        "flos": trainer.state.total_flos,
+    }
+
+
+def train(output_dir, options="{}", callbacks="[]", resume=""):
+    """Train, and return what `result` says with the steps that `Notes` saw."""
+    notes = Notes()
+    made = [{"Sets": Sets, "Dies": Dies}[name](*arguments) for name, *arguments in json.loads(callbacks)]
+    trainer = make(output_dir, callbacks=[*made, notes], **json.loads(options))
+    trainer.train(resume_from_checkpoint=resume or None)
+    return result(trainer) | {
+        "steps": notes.steps,
+        "checkpoints": sorted(path.name for path in Path(output_dir).glob("checkpoint-*")),
+    }
+
+
+def train_slowly(output_dir, seconds, options="{}", callbacks="[]"):
+    """The same, each step taking so long."""
+
+    class Waits(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            time.sleep(float(seconds))
+
+    trainer = make(output_dir, callbacks=[Waits()], **json.loads(options))
+    trainer.train()
+    return result(trainer)

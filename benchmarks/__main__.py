@@ -60,7 +60,8 @@ def _choose(names: list[str], *, with_peers: bool) -> tuple[list[str], tuple[str
         allowed = ", ".join([*SUITES, *IMPLEMENTATIONS])
         raise typer.BadParameter(f"unknown: {', '.join(unknown)}; there are {allowed}")
     suites = [name for name in SUITES if name in names] or list(SUITES)
-    wanted = [name for name, one in IMPLEMENTATIONS.items() if not one.is_peer or with_peers or name in names]
+    general = {name: one for name, one in IMPLEMENTATIONS.items() if one.suite is None}
+    wanted = [name for name, one in general.items() if not one.is_peer or with_peers or name in names]
     missing = [name for name in wanted if not IMPLEMENTATIONS[name].is_installed]
     return suites, tuple(name for name in wanted if name not in missing), missing
 

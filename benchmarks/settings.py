@@ -25,6 +25,7 @@ class Setting:
         trackers: Trackers that are told of every log line.
         service: How their service is: "healthy", "slow" (50 ms a call) or "dead" (it refuses connections).
         in_process: Whether the trackers live in the training's process, where there is another place for them.
+        ranks: Processes that train together.
     """
 
     workload: str = "mlp1"
@@ -38,6 +39,7 @@ class Setting:
     trackers: int = 0
     service: str = HEALTHY
     in_process: bool = False
+    ranks: int = 1
 
     def __str__(self) -> str:
         parts = [

@@ -92,7 +92,7 @@ def _make_job(setting: Setting, steps: int) -> Job:
     return Job(
         setting=setting,
         model=workload.make_model(),
-        dataset=workload.make_examples(steps * workload.batch_size * setting.accumulation),
+        dataset=workload.make_examples(steps * workload.batch_size * setting.accumulation * setting.ranks),
         batch_size=workload.batch_size,
         steps=steps,
         output_dir=Path(tempfile.mkdtemp(dir=scratch.name)),

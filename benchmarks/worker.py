@@ -19,6 +19,7 @@ import sys
 import termios
 import traceback
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -42,6 +43,9 @@ class WorkerError(RuntimeError):
 class Worker:
     """A process that runs what it is asked to, one request at a time.
 
+    Arguments:
+        environment: Variables that it has besides this process's.
+
     Example:
         ```python
         with Worker() as worker:
@@ -49,7 +53,7 @@ class Worker:
         ```
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         terminal, terminal_inside = pty.openpty()
         fcntl.ioctl(terminal_inside, termios.TIOCSWINSZ, struct.pack("HHHH", *_TERMINAL_SIZE, 0, 0))
         self._socket, inside = socket.socketpair()
@@ -61,6 +65,7 @@ class Worker:
                 stdout=terminal_inside,
                 stderr=terminal_inside,
                 pass_fds=[inside.fileno()],
+                env={**os.environ, **(environment or {})},
             )
         os.close(terminal_inside)
         self._socket.settimeout(_TIMEOUT_SECONDS)

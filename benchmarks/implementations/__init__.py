@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from benchmarks.recipe import Job
     from benchmarks.settings import Setting
 
-BARE = "bare"
+BARE, BARE_RANKS = "bare", "bare ranks"
 INSTALL_PEERS = 'pip install -e ".[peers]"'
 
 
@@ -28,12 +28,14 @@ class Implementation:
         distribution: The package that it needs; None for what is in this repository.
         import_statement: What its users write to get at the central class.
         lacks: Settings that it has no means for, and is left out of.
+        suite: The one suite that it is for; None for all.
     """
 
     module: str
     distribution: str | None
     import_statement: str | None
     lacks: frozenset[str] = frozenset()
+    suite: str | None = None
 
     @property
     def is_peer(self) -> bool:
@@ -67,6 +69,8 @@ _REPORTING = frozenset({"trackers", "silent"})
 IMPLEMENTATIONS: dict[str, Implementation] = {
     # The limit, whatever is asked of the others: no bar, no callbacks.
     BARE: Implementation("bare", None, None, _REPORTING),
+    # The limit of several processes.
+    BARE_RANKS: Implementation("bare_ranks", None, None, _REPORTING, suite="ranks"),
     "loopwright": Implementation("loopwright", None, "from loopwright import Trainer"),
     "transformers": Implementation("transformers_trainer", "transformers", "from transformers import Trainer"),
     "lightning": Implementation("lightning_trainer", "lightning", "from lightning.pytorch import Trainer", _REPORTING),

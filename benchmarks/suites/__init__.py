@@ -40,6 +40,7 @@ _MODULES = {
     "resume": "resume",
     "evaluate": "evaluate",
     "memory": "memory",
+    "ranks": "ranks",
 }
 
 SUITES: dict[str, Suite] = {name: cast(Suite, import_module(f"{__name__}.{file}")) for name, file in _MODULES.items()}

@@ -1,8 +1,8 @@
 """Forks processes that have everything imported already: python forker.py. Importing takes 10 s of each otherwise.
 
 A line of JSON in, {"module", "name", "arguments", "environments", "folder", "timeout"}: a process for each environment
-calls the function, its output going to <rank>.log in the folder, and what it returns to <rank>.pickle. A line of JSON out:
-the exit statuses, in order; None for one that had to be killed when the time was up.
+calls the function, its output going to <rank>.log in the folder, and what it returns to <rank>.pickle. A line of JSON
+out: the exit statuses, in order; None for one that had to be killed when the time was up.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ def launch(
         "timeout": timeout,
     }
     forker = _forker()
-    assert forker.stdin is not None and forker.stdout is not None
+    assert forker.stdin is not None
+    assert forker.stdout is not None
     forker.stdin.write(json.dumps(order) + "\n")
     forker.stdin.flush()
     statuses = json.loads(forker.stdout.readline())

@@ -46,6 +46,19 @@ class Shards:
         return slice(first, first + least + (self.index < more))
 
 
+class BatchShards(Shards):
+    """Parts that are the very batches which one process alone would make: the last one is not shared out.
+
+    So an evaluation comes to the same as in one process also where a model's loss or output depends on which examples
+    are together in a batch. A process may have no part of the last batch of all.
+    """
+
+    def part(self, count: int) -> slice:
+        """Return where in a batch of all, which has `count` examples, this process's are; perhaps none."""
+        first = min(self.index * self.batch_size, count)
+        return slice(first, min(first + self.batch_size, count))
+
+
 class ShardedBatches(Sampler[list[int]]):
     """A batch sampler that yields this process's part of each batch of all.
 

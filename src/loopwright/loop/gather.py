@@ -38,6 +38,7 @@ class OutputCollector:
         padding: Fills up rows where the second dimension differs between batches.
         num_rows: How many rows there will be, as far as is known; may be set until the first batch.
         directory: Where joined arrays are kept in unnamed files; None for in memory.
+        is_part: Whether this is one process's part of a whole, so that `batches` is to give back what was added.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class OutputCollector:
         padding: int = _PADDING,
         num_rows: int | None = None,
         directory: Path | str | None = None,
+        is_part: bool = False,
     ) -> None:
         self.concatenate = concatenate
         self.padding = padding
         self.num_rows = num_rows
         self.directory = directory
+        self.is_part = is_part
         self._waiting: deque[Any] = deque()
         self._batches: list[Any] = []
         self._first: Any = None
@@ -104,6 +107,45 @@ class OutputCollector:
             self._joined = map_leaves(self._rows, lambda rows: None if rows is None else rows.array())
         return self._joined
 
+    def whole(self, num_rows: int | None) -> OutputCollector:
+        """Return an empty collector for what this one has a part of; it will have `num_rows` rows, if that is known."""
+        return OutputCollector(
+            concatenate=self.concatenate, padding=self.padding, num_rows=num_rows, directory=self.directory
+        )
+
+    @property
+    def num_batches(self) -> int:
+        """How many batches were added, where this is a part."""
+        self.to_cpu()
+        if not self.concatenate:
+            return len(self._batches)
+        return max((len(rows.parts or ()) for rows in self._leaves()), default=0)
+
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes the arrays of all batches have, before any is filled up."""
+        self.to_cpu()
+        if self.concatenate:
+            return sum(rows.num_bytes for rows in self._leaves())
+        sizes: list[int] = []
+        map_leaves(self._batches, lambda leaf: None if leaf is None else sizes.append(leaf.nbytes))
+        return sum(sizes)
+
+    def batches(self, begin: int, end: int) -> list[Any]:
+        """Return batches number `begin` to before `end` of a part, as arrays nested as they were added."""
+        self.to_cpu()
+        if not self.concatenate:
+            return self._batches[begin:end]
+        return [
+            map_leaves(self._rows, lambda rows, at=number: None if rows is None else rows.part(at))
+            for number in range(begin, min(end, self.num_batches))
+        ]
+
+    def _leaves(self) -> list[_Rows]:
+        found: list[_Rows] = []
+        map_leaves(self._rows, lambda rows: None if rows is None else found.append(rows))
+        return found
+
     def _take(self, batch: Any) -> None:
         if self._rows is None:
             self._rows = map_leaves(batch, self._begin)
@@ -112,7 +154,12 @@ class OutputCollector:
             _check_form(self._first, batch, "outputs")
 
     def _begin(self, first: Any) -> _Rows | None:
-        return None if first is None else _Rows(_as_array(first), self.padding, self.num_rows, self.directory)
+        if first is None:
+            return None
+        rows = _Rows(_as_array(first), self.padding, self.num_rows, self.directory)
+        if self.is_part:
+            rows.parts = []
+        return rows
 
 
 class _Rows:
@@ -123,6 +170,9 @@ class _Rows:
         padding: Fills up the shorter rows.
         num_rows: How many there will be, as far as is known.
         directory: See `GrowingArray`.
+
+    Attributes:
+        parts: Where each batch begins and its shape, where a list is put here before the first.
     """
 
     def __init__(self, first: _Array, padding: int, num_rows: int | None, directory: Path | str | None) -> None:
@@ -136,6 +186,18 @@ class _Rows:
         self._dtype = first.dtype
         self._runs: list[tuple[int, int]] = []  # number and width of rows that follow each other
         self._is_handed_out = False
+        self.parts: list[tuple[int, tuple[int, ...]]] | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all rows as they came."""
+        return self._flat.size * self._dtype.itemsize
+
+    def part(self, number: int) -> _Array:
+        """Return batch `number` as it came, in the memory that it is kept in."""
+        assert self.parts is not None
+        begin, shape = self.parts[number]
+        return self._flat.array()[begin : begin + math.prod(shape)].reshape(shape)
 
     def add(self, batch: Any) -> bool:
         """Add a batch's rows; return False, and add none, where they can't stand below those that are there."""
@@ -149,6 +211,8 @@ class _Rows:
         if self._is_handed_out or batch.dtype != self._dtype:
             self._dtype = np.result_type(self._dtype, batch.dtype)
             self._flat, self._is_handed_out = self._flat.copy(self._dtype), False
+        if self.parts is not None:
+            self.parts.append((self._flat.size, batch.shape))
         self._flat.append(batch)
         rows, width = shape[0], shape[1] if self._has_widths else 1
         if self._runs:

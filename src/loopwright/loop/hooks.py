@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from loopwright.loop.train import TrainingLoop
     from loopwright.records import Status, Trial
     from loopwright.runtime.precision import Precision
+    from loopwright.runtime.ranks import Ranks
     from loopwright.state import TrainerControl, TrainerState
 
 
@@ -88,6 +89,7 @@ class TrainingHooks(Protocol):
     label_names: list[str]
     labels_are_shifted: bool
     microbatch_weight: float
+    ranks: Ranks
     _train_batch_size: int
     current_gradient_accumulation_steps: int
     processing_class: Any

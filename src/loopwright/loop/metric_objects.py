@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+
+from loopwright.data.nesting import map_leaves
+from loopwright.errors import UnsupportedArgument
+from loopwright.loop.assembling import in_turn
+
+if TYPE_CHECKING:
+    from loopwright.runtime.ranks import Ranks
 
 
 def is_metric_object(thing: Any) -> bool:
     """Return whether `thing` is updated with batches and asked for its value at the end."""
     return all(callable(getattr(thing, name, None)) for name in ("update", "compute", "reset"))
+
+
+def check_mergeable(thing: Any, num_processes: int) -> None:
+    """Refuse a metric object of which several processes can't make one.
+
+    Raises:
+        UnsupportedArgument: naming it.
+    """
+    if num_processes > 1 and is_metric_object(thing) and not _parts(thing):
+        raise UnsupportedArgument(
+            f"compute_metrics is a {type(thing).__name__}: what {num_processes} processes have counted can't be put "
+            "together; expected a torchmetrics.Metric, a MetricCollection or a function"
+        )
 
 
 class BatchwiseMetric:
@@ -34,6 +55,23 @@ class BatchwiseMetric:
         self.metric.update(logits, labels)
         self.was_updated = True
 
+    def merge(self, ranks: Ranks) -> None:
+        """Let the first process's metric have counted the batches of all, in the order of one process.
+
+        Not torchmetrics' own way, which is for processes with as many batches each: one that had none sends states of
+        another type and shape, or no message at all where others wait for some.
+
+        Raises:
+            UnsupportedArgument: the metric isn't of torchmetrics.
+        """
+        check_mergeable(self.metric, ranks.size)
+        parts = _parts(self.metric)
+        found = ranks.gather([_state_of(part) for part in parts])
+        for number, part in enumerate(parts if found is not None else ()):
+            states = [states[number] for states in found or () if states[number].num_updates]
+            self.was_updated = self.was_updated or bool(states)
+            _put_together(part, states)
+
     def values(self) -> dict[str, Any]:
         """Return the values by name: a collection's own names, else the class's in snake case.
 
@@ -42,7 +80,8 @@ class BatchwiseMetric:
         """
         if not self.was_updated:
             return {}
-        found = self.metric.compute()
+        with _alone(_parts(self.metric)):
+            found = self.metric.compute()
         named = found if isinstance(found, Mapping) else {_snake_case(type(self.metric).__name__): found}
         return {name: value for key, nested in named.items() for name, value in _one_by_one(str(key), nested)}
 
@@ -55,3 +94,58 @@ def _one_by_one(name: str, value: Any) -> list[tuple[str, Any]]:
 
 def _snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+class _State(NamedTuple):
+    """What a metric has counted, on the CPU: tensors, or lists of an entry for each batch."""
+
+    num_updates: int
+    values: dict[str, Any]
+
+
+def _parts(metric: Any) -> list[Any]:
+    """Return the metrics of torchmetrics in `metric` that have states of their own."""
+    modules = list(metric.modules()) if isinstance(metric, torch.nn.Module) else []
+    for module in modules:
+        if hasattr(module, "_compute_groups_create_state_ref"):
+            module.values(copy_state=False)  # those of a collection that count the same count once, until asked for
+    return [module for module in modules if getattr(module, "_reductions", None)]
+
+
+def _state_of(part: Any) -> _State:
+    values = {name: map_leaves(getattr(part, name), _on_cpu) for name in part._reductions}
+    return _State(part._update_count, values)
+
+
+def _on_cpu(leaf: Any) -> Any:
+    return leaf.detach().cpu() if isinstance(leaf, torch.Tensor) else leaf
+
+
+def _put_together(part: Any, states: list[_State]) -> None:
+    """Give a metric the states of all processes that have counted a batch, joined by its own reductions."""
+    if not states:
+        return
+    for name, reduce in part._reductions.items():
+        values = [state.values[name] for state in states]
+        if isinstance(values[0], torch.Tensor):
+            value = values[0] if len(values) == 1 else torch.stack(values)
+            value = reduce(value) if reduce is not None and len(values) > 1 else value
+        else:
+            value = list(in_turn(values))
+            value = reduce(value) if reduce is not None and value else value
+        setattr(part, name, map_leaves(value, lambda leaf: leaf.to(part.device) if hasattr(leaf, "to") else leaf))
+    part._update_count = sum(state.num_updates for state in states)
+    part._computed = None
+
+
+@contextlib.contextmanager
+def _alone(parts: list[Any]) -> Iterator[None]:
+    """Let metrics compute without asking other processes, which don't come to that."""
+    before = [part._to_sync for part in parts]
+    try:
+        for part in parts:
+            part._to_sync = False
+        yield
+    finally:
+        for part, syncs in zip(parts, before, strict=True):
+            part._to_sync = syncs

@@ -11,8 +11,8 @@ from torch import nn
 
 from loopwright._support.log import get_logger
 from loopwright.data.loaders import has_length
-from loopwright.errors import ArgumentError, UnsupportedArgument
-from loopwright.loop.metric_objects import is_metric_object
+from loopwright.errors import ArgumentError
+from loopwright.loop.metric_objects import check_mergeable, is_metric_object
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
@@ -34,8 +34,6 @@ def check_construction(  # noqa: PLR0913 -- the parts that must fit together
     Raises:
         ArgumentError: naming the parts.
     """
-    if args.world_size > 1:
-        raise UnsupportedArgument(f"WORLD_SIZE={args.world_size}: this version of Loopwright trains in one process")
     _check_model(model, model_init, optimizers, optimizer_cls_and_kwargs)
     if args.eval_strategy != "no" and eval_dataset is None:
         raise ArgumentError(
@@ -50,6 +48,7 @@ def check_construction(  # noqa: PLR0913 -- the parts that must fit together
         )
     if args.eval_spill_dir is not None and not Path(args.eval_spill_dir).is_dir():
         raise ArgumentError(f"eval_spill_dir={args.eval_spill_dir!r}: expected a directory that is there")
+    check_mergeable(compute_metrics, args.world_size)
     measures_batches = args.batch_eval_metrics and compute_metrics is not None and not is_metric_object(compute_metrics)
     if measures_batches and "compute_result" not in inspect.signature(compute_metrics).parameters:
         raise ArgumentError("batch_eval_metrics=True: compute_metrics must take compute_result (True at the end)")

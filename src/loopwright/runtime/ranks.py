@@ -3,6 +3,8 @@
     sum      of numbers, over the group that the gradients take
     agree    on small whole numbers, over a group of its own on the CPU: an accelerator's queue is not waited for
     gather   things to the first process        share     what the first process has        wait     for all
+    of_first what a function returns there, or fails of
+    bring    bytes, as they are, from one process to the first or to all
 
 A process that fails says so in the store by which all found one another. Whoever then finds a collective broken looks
 there, so that the first error is the one that people read, and not that of a connection that was closed.
@@ -11,8 +13,9 @@ there, so that the first error is the one that people read, and not that of a co
 from __future__ import annotations
 
 import contextlib
+import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,7 +75,7 @@ class Ranks:
         """
         if args.world_size == 1:
             return cls()
-        import torch.distributed as dist  # noqa: PLC0415 -- one process has no business there
+        import torch.distributed as dist
 
         ranks = cls(args.world_size, args.process_index, args.device)
         if not dist.is_initialized():
@@ -87,7 +90,7 @@ class Ranks:
     def sum(self, numbers: torch.Tensor) -> torch.Tensor:
         """Return the sums over all processes, where `numbers` are; theirs are changed."""
         if self.are_many:
-            import torch.distributed as dist  # noqa: PLC0415
+            import torch.distributed as dist
 
             numbers = numbers.to(self._device)
             dist.all_reduce(numbers)
@@ -97,7 +100,7 @@ class Ranks:
         """Return the greatest over all processes at each place; each gives as many."""
         if not self.are_many:
             return list(numbers)
-        import torch.distributed as dist  # noqa: PLC0415
+        import torch.distributed as dist
 
         vector = torch.tensor(numbers, dtype=torch.int64)
         dist.all_reduce(vector, dist.ReduceOp.MAX, group=self._group)
@@ -110,7 +113,7 @@ class Ranks:
         """Return each process's thing, in their order, to the first process; None to the others."""
         if not self.are_many:
             return [thing]
-        import torch.distributed as dist  # noqa: PLC0415
+        import torch.distributed as dist
 
         found: list[Any] | None = [None] * self.size if self.is_first else None
         dist.gather_object(thing, found, dst=0, group=self._group)
@@ -120,7 +123,7 @@ class Ranks:
         """Return each process's thing, in their order, to all."""
         if not self.are_many:
             return [thing]
-        import torch.distributed as dist  # noqa: PLC0415
+        import torch.distributed as dist
 
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, thing, group=self._group)
@@ -130,16 +133,67 @@ class Ranks:
         """Return what the first process gave."""
         if not self.are_many:
             return thing
-        import torch.distributed as dist  # noqa: PLC0415
+        import torch.distributed as dist
 
         found = [thing]
         dist.broadcast_object_list(found, src=0, group=self._group)
         return found[0]
 
+    def of_first(self, function: Callable[[], Any]) -> Any:
+        """Return what `function` returns on the first process, which alone calls it; the others get it pickled.
+
+        Raises:
+            Exception: what `function` raises, on the first process; or it can't be pickled what it returns.
+            RankFailed: on the others, naming that.
+        """
+        if not self.are_many:
+            return function()
+        found, data, error = None, b"", None
+        if self.is_first:
+            try:
+                found = function()
+                data = pickle.dumps(found)  # here, as an error in `share` would leave the others waiting
+            except Exception as raised:
+                error = raised
+        data, reason = self.share((data, None if error is None else f"rank 0: {describe(error)}"))
+        if error is not None:
+            raise error
+        if reason is not None:
+            raise RankFailed(reason)
+        return found if self.is_first else pickle.loads(data)  # noqa: S301 -- from our own first process
+
+    def spread(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Make `tensors`, of which each process has as many, on its device, what they are on the first."""
+        if self.are_many:
+            import torch.distributed as dist
+
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def bring(self, data: torch.Tensor, source: int, *, to_all: bool) -> None:
+        """Fill `data`, on the first process or on all, with what it is on process `source`.
+
+        Arguments:
+            data: Of type uint8, on the CPU; of the same size wherever it comes from or goes to. On the others it is not
+                looked at.
+            source: Who has it.
+            to_all: Whether all get it.
+        """
+        if not self.are_many or not len(data):
+            return
+        import torch.distributed as dist
+
+        if to_all:
+            dist.broadcast(data, src=source, group=self._group)
+        elif source != 0 and self.index == source:
+            dist.send(data, dst=0, group=self._group)
+        elif source != 0 and self.is_first:
+            dist.recv(data, src=source, group=self._group)
+
     def wait(self) -> None:
         """Return when all have come here."""
         if self.are_many:
-            import torch.distributed as dist  # noqa: PLC0415
+            import torch.distributed as dist
 
             dist.barrier(group=self._group)
 
@@ -167,7 +221,7 @@ class Ranks:
     def _first_failure(self, error: BaseException) -> str | None:
         """Return what another process failed of before, if that is why; else say that this one failed."""
         store = _store()
-        if store is None:
+        if store is None or isinstance(error, RankFailed):  # which says already who was first
             return None
         key = f"{_KEY}/{read_text('TORCHELASTIC_RESTART_COUNT', '0')}"
         own = f"rank {self.index}: {describe(error)}"
@@ -184,7 +238,7 @@ class Ranks:
 
     def _leave(self) -> None:
         """Close the connections: whoever waits for this process in a collective learns it at once."""
-        import torch.distributed as dist  # noqa: PLC0415
+        import torch.distributed as dist
 
         abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
         with contextlib.suppress(Exception):  # the error that brought us here is what counts
@@ -195,7 +249,7 @@ class Ranks:
 
 
 def _store() -> Any:
-    import torch.distributed as dist  # noqa: PLC0415
+    import torch.distributed as dist
 
     find = getattr(dist.distributed_c10d, "_get_default_store", None)
     return find() if find is not None and dist.is_initialized() else None

@@ -49,6 +49,7 @@ class BatchwiseMetric:
             metric.to(device)
         self.metric.reset()
         self.was_updated = False
+        self._merged: list[tuple[Any, list[_State]]] = []
 
     def update(self, logits: Any, labels: Any) -> None:
         """Count a batch."""
@@ -56,7 +57,7 @@ class BatchwiseMetric:
         self.was_updated = True
 
     def merge(self, ranks: Ranks) -> None:
-        """Let the first process's metric have counted the batches of all, in the order of one process.
+        """Let `values` on the first process count the batches of all, in the order of one process.
 
         Not torchmetrics' own way, which is for processes with as many batches each: one that had none sends states of
         another type and shape, or no message at all where others wait for some.
@@ -70,7 +71,7 @@ class BatchwiseMetric:
         for number, part in enumerate(parts if found is not None else ()):
             states = [states[number] for states in found or () if states[number].num_updates]
             self.was_updated = self.was_updated or bool(states)
-            _put_together(part, states)
+            self._merged.append((part, states))
 
     def values(self) -> dict[str, Any]:
         """Return the values by name: a collection's own names, else the class's in snake case.
@@ -80,7 +81,9 @@ class BatchwiseMetric:
         """
         if not self.was_updated:
             return {}
-        with _alone(_parts(self.metric)):
+        with contextlib.ExitStack() as stack:
+            for part, states in self._merged:
+                stack.enter_context(_having(part, states))
             found = self.metric.compute()
         named = found if isinstance(found, Mapping) else {_snake_case(type(self.metric).__name__): found}
         return {name: value for key, nested in named.items() for name, value in _one_by_one(str(key), nested)}
@@ -118,34 +121,34 @@ def _state_of(part: Any) -> _State:
 
 
 def _on_cpu(leaf: Any) -> Any:
-    return leaf.detach().cpu() if isinstance(leaf, torch.Tensor) else leaf
-
-
-def _put_together(part: Any, states: list[_State]) -> None:
-    """Give a metric the states of all processes that have counted a batch, joined by its own reductions."""
-    if not states:
-        return
-    for name, reduce in part._reductions.items():
-        values = [state.values[name] for state in states]
-        if isinstance(values[0], torch.Tensor):
-            value = values[0] if len(values) == 1 else torch.stack(values)
-            value = reduce(value) if reduce is not None and len(values) > 1 else value
-        else:
-            value = list(in_turn(values))
-            value = reduce(value) if reduce is not None and value else value
-        setattr(part, name, map_leaves(value, lambda leaf: leaf.to(part.device) if hasattr(leaf, "to") else leaf))
-    part._update_count = sum(state.num_updates for state in states)
-    part._computed = None
+    return leaf.detach().cpu() if _is_tensor(leaf) else leaf
 
 
 @contextlib.contextmanager
-def _alone(parts: list[Any]) -> Iterator[None]:
-    """Let metrics compute without asking other processes, which don't come to that."""
-    before = [part._to_sync for part in parts]
+def _having(part: Any, states: list[_State]) -> Iterator[None]:
+    """Let a metric compute from the states of all processes that have counted a batch, and ask no other for its own."""
+    names = (*part._reductions, "_update_count", "_to_sync", "_computed")
+    before = {name: getattr(part, name) for name in names}
     try:
-        for part in parts:
-            part._to_sync = False
+        part._to_sync, part._computed = False, None
+        if states:
+            part._update_count = sum(state.num_updates for state in states)
+            for name, reduce in part._reductions.items():
+                value = _joined([state.values[name] for state in states], reduce)
+                setattr(part, name, map_leaves(value, lambda leaf: leaf.to(part.device) if _is_tensor(leaf) else leaf))
         yield
     finally:
-        for part, syncs in zip(parts, before, strict=True):
-            part._to_sync = syncs
+        for name, value in before.items():
+            setattr(part, name, value)
+
+
+def _joined(values: list[Any], reduce: Any) -> Any:
+    """Return one state of several, as torchmetrics joins them; a list in the order of one process."""
+    if len(values) == 1:
+        return values[0]
+    value = torch.stack(values) if _is_tensor(values[0]) else list(in_turn(values))
+    return reduce(value) if reduce is not None and len(value) else value
+
+
+def _is_tensor(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor)

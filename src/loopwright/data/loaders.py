@@ -119,6 +119,7 @@ def build_eval_loader(
     if shards is None:
         return SeededLoader(dataset, batch_size=batch_size, **options)
     if isinstance(dataset, IterableDataset):
+        options["in_order"] = True  # whose turn a batch is has to be the same in all processes
         return DealtLoader(dataset, shards=shards, batch_size=batch_size, **options)
     order = EpochSampler(len(dataset), seed=0, shuffle=False)
     return SeededLoader(dataset, batch_sampler=ShardedBatches(order, shards, fills_up=False), **options)

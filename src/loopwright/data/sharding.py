@@ -100,7 +100,8 @@ class ShardedBatches(Sampler[list[int]]):
     def num_own(self, number: int) -> int:
         """Return how many examples of batch `number` of all, counted from 0, are this process's own."""
         part = self.shards.part(min(self.shards.whole, len(self.sampler) - number * self.shards.whole))
-        return part.stop - part.start
+        count: int = part.stop - part.start
+        return count
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.sampler), self.shards.whole)

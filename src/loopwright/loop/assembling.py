@@ -183,4 +183,5 @@ def _put_together(data: np.ndarray[Any, Any], size_of_form: int) -> list[Any]:
         end += array.nbytes
         return array
 
-    return [map_leaves(batch, take) for batch in pickle.loads(data[:size_of_form])]  # noqa: S301 -- from our own processes
+    forms = pickle.loads(data[:size_of_form].tobytes())  # noqa: S301 -- from our own processes
+    return [map_leaves(batch, take) for batch in forms]

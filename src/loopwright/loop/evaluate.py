@@ -292,7 +292,7 @@ def _apart(found: list[tuple[_Array | None, list[int]]] | None) -> tuple[_Array 
     """Return the losses and sizes of the batches of all processes, in the order of one."""
     if found is None:
         return None, []
-    losses = list(in_turn([() if losses is None else losses for losses, _ in found]))
+    losses = list(in_turn([[] if losses is None else losses.tolist() for losses, _ in found]))
     return np.array(losses, np.float32) if losses else None, list(in_turn([sizes for _, sizes in found]))
 
 

@@ -136,10 +136,10 @@ class OutputCollector:
         self.to_cpu()
         if not self.concatenate:
             return self._batches[begin:end]
-        return [
-            map_leaves(self._rows, lambda rows, at=number: None if rows is None else rows.part(at))
-            for number in range(begin, min(end, self.num_batches))
-        ]
+        return [self._batch(number) for number in range(begin, min(end, self.num_batches))]
+
+    def _batch(self, number: int) -> Any:
+        return map_leaves(self._rows, lambda rows: None if rows is None else rows.part(number))
 
     def _leaves(self) -> list[_Rows]:
         found: list[_Rows] = []
@@ -191,7 +191,8 @@ class _Rows:
     @property
     def num_bytes(self) -> int:
         """Bytes of all rows as they came."""
-        return self._flat.size * self._dtype.itemsize
+        size: int = self._flat.size * self._dtype.itemsize
+        return size
 
     def part(self, number: int) -> _Array:
         """Return batch `number` as it came, in the memory that it is kept in."""

@@ -108,7 +108,7 @@ class _State(NamedTuple):
 
 def _parts(metric: Any) -> list[Any]:
     """Return the metrics of torchmetrics in `metric` that have states of their own."""
-    modules = list(metric.modules()) if isinstance(metric, torch.nn.Module) else []
+    modules: list[Any] = list(metric.modules()) if isinstance(metric, torch.nn.Module) else []
     for module in modules:
         if hasattr(module, "_compute_groups_create_state_ref"):
             module.values(copy_state=False)  # those of a collection that count the same count once, until asked for

@@ -123,6 +123,8 @@ class Rounds:
             batches: One or none.
             has_following: Whether this process comes with a batch again.
         """
+        if self.is_over:
+            return
         goes_on, has_failed = self.ranks.agree([has_following, self.error is not None])
         self.is_over = not goes_on or bool(has_failed)
         if has_failed:

@@ -133,8 +133,6 @@ class EvaluationLoop:
                 self._move_to_cpu()
             if pause is not None:
                 pause.stop_in_evaluation()
-            if self.rounds is not None and self.rounds.is_over:
-                break
             inputs = following
         if self.rounds is not None:
             self.rounds.finish()

@@ -119,7 +119,7 @@ class OutputCollector:
         self.to_cpu()
         if not self.concatenate:
             return len(self._batches)
-        return max((len(rows.parts or ()) for rows in self._leaves()), default=0)
+        return max((len(rows.parts) for rows in self._leaves()), default=0)
 
     @property
     def num_bytes(self) -> int:
@@ -156,10 +156,8 @@ class OutputCollector:
     def _begin(self, first: Any) -> _Rows | None:
         if first is None:
             return None
-        rows = _Rows(_as_array(first), self.padding, self.num_rows, self.directory)
-        if self.is_part:
-            rows.parts = []
-        return rows
+        kind = _PartOfRows if self.is_part else _Rows
+        return kind(_as_array(first), self.padding, self.num_rows, self.directory)
 
 
 class _Rows:
@@ -172,7 +170,7 @@ class _Rows:
         directory: See `GrowingArray`.
 
     Attributes:
-        parts: Where each batch begins and its shape, where a list is put here before the first.
+        parts: Where each batch begins and its shape, where this is one process's part.
     """
 
     def __init__(self, first: _Array, padding: int, num_rows: int | None, directory: Path | str | None) -> None:
@@ -186,7 +184,7 @@ class _Rows:
         self._dtype = first.dtype
         self._runs: list[tuple[int, int]] = []  # number and width of rows that follow each other
         self._is_handed_out = False
-        self.parts: list[tuple[int, tuple[int, ...]]] | None = None
+        self.parts: list[tuple[int, tuple[int, ...]]] = []
 
     @property
     def num_bytes(self) -> int:
@@ -196,7 +194,6 @@ class _Rows:
 
     def part(self, number: int) -> _Array:
         """Return batch `number` as it came, in the memory that it is kept in."""
-        assert self.parts is not None
         begin, shape = self.parts[number]
         return self._flat.array()[begin : begin + math.prod(shape)].reshape(shape)
 
@@ -212,8 +209,6 @@ class _Rows:
         if self._is_handed_out or batch.dtype != self._dtype:
             self._dtype = np.result_type(self._dtype, batch.dtype)
             self._flat, self._is_handed_out = self._flat.copy(self._dtype), False
-        if self.parts is not None:
-            self.parts.append((self._flat.size, batch.shape))
         self._flat.append(batch)
         rows, width = shape[0], shape[1] if self._has_widths else 1
         if self._runs:
@@ -251,6 +246,17 @@ class _Rows:
                 filled[:, width:] = padding
                 source, target = begin, goal
         self._runs = [(num_rows, widest)]
+
+
+class _PartOfRows(_Rows):
+    """Rows that can be given back batch by batch."""
+
+    def add(self, batch: Any) -> bool:
+        begin = self._flat.size
+        is_added = super().add(batch)
+        if is_added:
+            self.parts.append((begin, tuple(batch.shape)))
+        return is_added
 
 
 def _in_parts(rows: int) -> list[int]:

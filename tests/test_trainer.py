@@ -576,13 +576,6 @@ def test_resuming_from_nothing_is_an_error_unless_auto(build):
     assert build().train(resume_from_checkpoint="auto").global_step == 10
 
 
-def test_many_processes_are_refused(build, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    with pytest.raises(UnsupportedArgument, match="one process"):
-        build()
-
-
 def test_pushing_names_the_way(build):
     with pytest.raises(UnsupportedArgument, match="upload_folder"):
         build().push_to_hub()

@@ -37,7 +37,7 @@ from loopwright.data.columns import (
 from loopwright.data.device import move_to_device
 from loopwright.data.lengths import group_by_length
 from loopwright.data.loaders import build_eval_loader, build_train_loader, has_length, num_examples
-from loopwright.data.sharding import Shards
+from loopwright.data.sharding import BatchShards, Shards
 from loopwright.errors import ArgumentError, UnsupportedArgument
 from loopwright.loop import prediction, step
 from loopwright.loop.evaluate import EvaluationLoop
@@ -267,7 +267,9 @@ class Trainer(Searching):
 
     def _get_eval_loader(self, dataset: Any, description: str) -> Any:
         dataset, collate = self._without_unused_columns(dataset, description)
-        return build_eval_loader(dataset, self.args, collate, batch_size=self.args.eval_batch_size)
+        size, ranks = self.args.eval_batch_size, self.ranks
+        shards = BatchShards(size, ranks.size, ranks.index) if ranks.are_many else None
+        return build_eval_loader(dataset, self.args, collate, batch_size=size, shards=shards)
 
     def _without_unused_columns(self, dataset: Any, description: str) -> tuple[Any, Any]:
         if not self.args.remove_unused_columns:
@@ -492,7 +494,7 @@ class Trainer(Searching):
             )
             metrics = output.metrics if output.metrics is not None else {}
             num_samples = output.num_samples or 0
-            num_steps = math.ceil(num_samples / self.args.eval_batch_size)
+            num_steps = math.ceil(num_samples / (self.args.eval_batch_size * self.ranks.size))
             metrics.update(speed_metrics(prefix, start, num_samples, num_steps))
             self.memory.add_to(metrics, stage)
         return output, metrics

@@ -20,6 +20,7 @@ from loopwright.data.loaders import (
     num_examples,
 )
 from loopwright.data.samplers import EpochSampler
+from loopwright.data.sharding import BatchShards
 from loopwright.errors import ArgumentError, DataError
 from tests.data.loading import Draws, Recorded, Stream, make_args, train_loader, values
 
@@ -46,6 +47,22 @@ def test_loaders_are_torch_loaders_and_honour_the_arguments():
 def test_evaluation_goes_through_everything_in_order():
     loader = build_eval_loader(Recorded(6), make_args(dataloader_drop_last=True), default_data_collator, batch_size=4)
     assert values(loader) == [[0, 1, 2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", [Recorded, Stream])
+def test_processes_have_the_batches_of_one_in_turn(kind, workers):
+    args = make_args(dataloader_num_workers=workers, dataloader_in_order=False)
+    in_order = make_args(dataloader_num_workers=workers)
+    for count, size in ((7, 2), (7, 4), (1, 3)) if workers else ((7, 2), (8, 2), (7, 4), (1, 3), (0, 2), (9, 1)):
+        alone = values(build_eval_loader(kind(count), in_order, default_data_collator, batch_size=2))
+        for index in range(size):
+            shards = BatchShards(2, size, index)
+            chosen = in_order if kind is Recorded else args
+            loader = build_eval_loader(kind(count), chosen, default_data_collator, batch_size=2, shards=shards)
+            assert values(loader) == alone[index::size]
+            if has_length(loader):
+                assert len(loader) == len(alone[index::size])
 
 
 def test_training_order_is_shuffled_by_epoch_or_sequential():

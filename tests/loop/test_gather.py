@@ -12,6 +12,7 @@ import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_pt_utils import EvalLoopContainer
 
+from loopwright.data.nesting import map_leaves
 from loopwright.errors import DataError
 from loopwright.loop.gather import OutputCollector
 from loopwright.loop.growing import GrowingArray
@@ -109,6 +110,31 @@ def test_arrays_can_be_asked_for_again_and_added_to():
     collector.add(torch.ones(1))
     assert collector.arrays().tolist() == [1, 1, 0, 1]
     assert first.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("concatenate", [True, False])
+def test_a_part_gives_back_each_batch_as_it_came(concatenate, tmp_path):
+    added = [
+        {"rows": np.full((2, 3), 1.5, np.float32), "pair": (np.float32(4), None)},
+        {"rows": np.ones((1, 5), np.float64), "pair": (np.ones(2, np.float32), None)},
+        {"rows": np.zeros((4, 1), np.float32), "pair": (np.float32(7), None)},
+    ]
+    collector = OutputCollector(concatenate=concatenate, is_part=True, directory=tmp_path)
+    for batch in added:
+        collector.add(map_leaves(batch, lambda leaf: None if leaf is None else np.asarray(leaf)))
+    assert collector.num_batches == 3
+    found = [*collector.batches(0, 2), *collector.batches(2, 9)]
+    for batch, given in zip(found, added, strict=True):
+        assert np.array_equal(batch["rows"], given["rows"])
+        assert batch["rows"].shape == given["rows"].shape
+        assert batch["pair"][1] is None
+        assert batch["pair"][0].shape == np.shape(given["pair"][0])
+        assert np.array_equal(batch["pair"][0], given["pair"][0])
+
+
+def test_a_part_of_nothing_has_no_batches():
+    collector = OutputCollector(is_part=True)
+    assert (collector.num_batches, collector.num_bytes, collector.batches(0, 3)) == (0, 0, [])
 
 
 @pytest.mark.parametrize("concatenate", [True, False])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sized
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from loopwright._support.extras import is_installed, require
 from loopwright.data.samplers import EpochSampler
-from loopwright.data.sharding import ShardedBatches, Shards, shard_stream
+from loopwright.data.sharding import BatchShards, ShardedBatches, Shards, shard_stream
 from loopwright.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
@@ -37,6 +38,29 @@ class _Seeded:
         """Put the generator to where it is at the beginning of epoch `epoch`."""
         # Not the sum that EpochSampler takes, so that seed 1's epoch 0 is not seed 0's epoch 1. torch uses 32 bits.
         self.generator.manual_seed((self.seed * 1_000_003 + epoch) % 2**32)
+
+
+class DealtLoader(_Seeded, DataLoader[Any]):
+    """A `SeededLoader` that makes all batches, and gives out every one whose turn is this process's.
+
+    For iterable datasets in evaluations: what workers read and a collator draws at random is then what it is in one
+    process, and so is the order. Hugging Face's own way to split a stream changes that, and with `take` the examples.
+
+    Arguments:
+        dataset: As for `DataLoader`.
+        shards: Whose batches.
+        options: As for `SeededLoader`.
+    """
+
+    def __init__(self, dataset: Any, *, shards: Shards, **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self.shards = shards
+
+    def __iter__(self) -> Any:
+        return islice(super().__iter__(), self.shards.index, None, self.shards.size)
+
+    def __len__(self) -> int:
+        return len(range(self.shards.index, super().__len__(), self.shards.size))
 
 
 class SeededLoader(_Seeded, DataLoader[Any]):
@@ -88,11 +112,25 @@ def build_train_loader(  # noqa: PLR0913 -- what decides which example comes whe
 
 
 def build_eval_loader(
-    dataset: Any, args: TrainingArguments, collate: Collate | None, *, batch_size: int
+    dataset: Any,
+    args: TrainingArguments,
+    collate: Collate | None,
+    *,
+    batch_size: int,
+    shards: BatchShards | None = None,
 ) -> DataLoader[Any]:
-    """Return the loader to evaluate or predict with: in order, and all of it."""
-    options = _loader_options(args)
-    return SeededLoader(dataset, seed=data_seed(args), collate_fn=collate, batch_size=batch_size, **options)
+    """Return the loader to evaluate or predict with: in order, and all of it.
+
+    With `shards`, of the batches that it would have without them each process gets the next one in turn.
+    """
+    options = _loader_options(args) | {"seed": data_seed(args), "collate_fn": collate}
+    if shards is None:
+        return SeededLoader(dataset, batch_size=batch_size, **options)
+    if isinstance(dataset, IterableDataset):
+        options["in_order"] = True  # whose turn a batch is has to be the same in all processes
+        return DealtLoader(dataset, shards=shards, batch_size=batch_size, **options)
+    order = EpochSampler(len(dataset), seed=0, shuffle=False)
+    return SeededLoader(dataset, batch_sampler=ShardedBatches(order, shards, fills_up=False), **options)
 
 
 def begin_epoch(loader: Any, epoch: int) -> None:

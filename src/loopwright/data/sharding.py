@@ -44,12 +44,26 @@ class Shards:
         """Return where in a batch of all, which has `count` examples, this process's are; perhaps none."""
         least, more = divmod(count, self.size)
         first = self.index * least + min(self.index, more)
-        return slice(first, first + self.count(count))
+        return slice(first, first + least + (self.index < more))
 
     def count(self, count: int) -> int:
         """Return how many examples of a batch of all, which has `count`, are this process's."""
-        least, more = divmod(count, self.size)
-        return least + (self.index < more)
+        part = self.part(count)
+        found: int = part.stop - part.start
+        return found
+
+
+class BatchShards(Shards):
+    """Parts that are the very batches which one process alone would make: the last one is not shared out.
+
+    So an evaluation comes to the same as in one process also where a model's loss or output depends on which examples
+    are together in a batch. A process may have no part of the last batch of all.
+    """
+
+    def part(self, count: int) -> slice:
+        """Return where in a batch of all, which has `count` examples, this process's are; perhaps none."""
+        first = min(self.index * self.batch_size, count)
+        return slice(first, min(first + self.batch_size, count))
 
 
 class ShardedBatches(Sampler[list[int]]):
@@ -92,8 +106,7 @@ class ShardedBatches(Sampler[list[int]]):
 
     def num_own(self, number: int) -> int:
         """Return how many examples of batch `number` of all, counted from 0, are this process's own."""
-        own: int = self.shards.count(min(self.shards.whole, len(self.sampler) - number * self.shards.whole))
-        return own
+        return self.shards.count(min(self.shards.whole, len(self.sampler) - number * self.shards.whole))
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.sampler), self.shards.whole)

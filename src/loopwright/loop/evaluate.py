@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,16 +15,20 @@ from loopwright.data.columns import main_input_name
 from loopwright.data.drawing import drawer
 from loopwright.data.loaders import find_batch_size, has_length
 from loopwright.data.waiting import end_workers, poll_while_waiting
+from loopwright.loop.assembling import Rounds, assemble, in_turn
 from loopwright.loop.gather import OutputCollector
 from loopwright.loop.metric_objects import BatchwiseMetric, is_metric_object
 from loopwright.loop.metrics import plain_values, with_prefix
 from loopwright.loop.pausing import Paused
 from loopwright.outputs import EvalLoopOutput, EvalPrediction
+from loopwright.runtime.wrapping import shared_buffers
 
 if TYPE_CHECKING:
     from loopwright.loop.hooks import TrainingHooks
 
 logger = get_logger(__name__)
+
+_Array = np.ndarray[Any, Any]
 
 
 class EvaluationLoop:
@@ -54,37 +60,62 @@ class EvaluationLoop:
         self.metric = BatchwiseMetric(measure, args.device) if is_metric_object(measure) else None
         self.keeps_outputs = for_prediction or not (args.batch_eval_metrics or self.metric is not None)
         self.wants_inputs = "inputs" in args.include_for_metrics
+        self.for_prediction = for_prediction
         self.losses = _Losses()
         self.sizes: list[int] = []
         self.predictions, self.labels, self.inputs = self.collectors = [
-            OutputCollector(concatenate=args.eval_do_concat_batches, directory=args.eval_spill_dir) for _ in range(3)
+            OutputCollector(
+                concatenate=args.eval_do_concat_batches,
+                directory=args.eval_spill_dir,
+                is_part=trainer.ranks.are_many,
+            )
+            for _ in range(3)
         ]
         self.batches: Any = ()
         self.metrics: dict[str, Any] | None = None
+        measures_batches = args.batch_eval_metrics and measure is not None and self.metric is None
+        measures_rounds = measures_batches and trainer.ranks.are_many
+        self.rounds = Rounds(trainer.ranks, self._measure_brought) if measures_rounds else None
 
     def run(self, model: torch.nn.Module, loader: Any) -> EvalLoopOutput:
-        """Go through `loader` and return predictions, labels, metrics and the number of examples."""
+        """Go through `loader` and return predictions, labels, metrics and the number of examples.
+
+        Of several processes each goes through its own batches. The first alone gets all outputs, and measures; the
+        others get the metrics, and in a prediction the outputs too.
+
+        Raises:
+            RankFailed: another process failed.
+        """
         trainer = self.trainer
         was_training = model.training
         model.eval()
         trainer.callback_handler.eval_dataloader = loader
         dataset: Any = getattr(loader, "dataset", None)
-        if has_length(dataset):
+        num_rows = len(dataset) if has_length(dataset) else None
+        if num_rows is not None:
             for collector in self.collectors:
-                collector.num_rows = len(dataset)
-        try:
-            self._go_through(model, loader)
-        except Paused:
-            end_workers(self.batches)
-            raise
-        finally:
-            if trainer.is_in_train and was_training:
-                model.train()
-        return self._output(dataset)
+                collector.num_rows = math.ceil(num_rows / trainer.ranks.size)
+        # In a training its session sees to it.
+        with contextlib.nullcontext() if trainer.is_in_train else trainer.ranks.failing_together():
+            try:
+                trainer.ranks.spread(shared_buffers(trainer.model_wrapped))
+                self._go_through(model, loader)
+            except Paused:
+                end_workers(self.batches)
+                raise
+            finally:
+                if trainer.is_in_train and was_training:
+                    model.train()
+            whole = self._alone(num_rows) if not trainer.ranks.are_many else self._of_all(num_rows)
+        # An error in there is known to all, who stay together.
+        metrics, num_samples = trainer.ranks.of_first(lambda: (self._measure(whole), whole.num_samples))
+        return EvalLoopOutput(whole.predictions, whole.labels, metrics, num_samples)
 
     def _go_through(self, model: torch.nn.Module, loader: Any) -> None:
         trainer, args = self.trainer, self.trainer.args
         pause = trainer.training_loop.pause if trainer.is_in_train and trainer.training_loop is not None else None
+        if trainer.ranks.are_many:  # one that pauses in here would leave the others waiting
+            pause = None
         batches = self.batches = iter(loader)
         if pause is not None:
             pause.signals.guard_workers()
@@ -103,6 +134,8 @@ class EvaluationLoop:
             if pause is not None:
                 pause.stop_in_evaluation()
             inputs = following
+        if self.rounds is not None:
+            self.rounds.finish()
 
     def _take(self, model: torch.nn.Module, inputs: Any, *, is_last: bool) -> None:
         trainer = self.trainer
@@ -124,40 +157,73 @@ class EvaluationLoop:
             if logits is not None and labels is not None:
                 self.metric.update(logits, labels)
         elif trainer.args.batch_eval_metrics and trainer.compute_metrics is not None:
-            self._measure_batch(loss, logits, labels, main_input, is_last=is_last)
+            self._measure_batch((logits, labels, main_input, loss), is_last=is_last)
 
     def _main_input(self, inputs: Any) -> Any:
         name = main_input_name(self.trainer.model)
         return self.trainer._prepare_input(inputs[name]) if isinstance(inputs, Mapping) and name in inputs else None
 
-    def _measure_batch(self, loss: Any, logits: Any, labels: Any, main_input: Any, *, is_last: bool) -> None:
-        if logits is None or labels is None:
-            return
-        wants_loss = "loss" in self.trainer.args.include_for_metrics
-        batch = EvalPrediction(logits, labels, inputs=main_input, losses=loss if wants_loss else None)
-        self.metrics = self.trainer.compute_metrics(batch, compute_result=is_last)
+    def _measure_batch(self, batch: tuple[Any, ...], *, is_last: bool) -> None:
+        is_measured = batch[0] is not None and batch[1] is not None
+        if self.rounds is not None:
+            self.rounds.come([batch] if is_measured else [], has_following=not is_last)
+        elif is_measured:
+            self._measure_brought(batch, is_last)
+
+    def _measure_brought(self, batch: tuple[Any, ...], is_last: bool) -> None:
+        trainer = self.trainer
+        if trainer.ranks.are_many:
+            batch = trainer._prepare_input(batch)
+        logits, labels, main_input, loss = batch
+        wants_loss = "loss" in trainer.args.include_for_metrics
+        prediction = EvalPrediction(logits, labels, inputs=main_input, losses=loss if wants_loss else None)
+        self.metrics = trainer.compute_metrics(prediction, compute_result=is_last)
 
     def _move_to_cpu(self) -> None:
         self.losses.to_cpu()
         for collector in self.collectors:
             collector.to_cpu()
 
-    def _output(self, dataset: Any) -> EvalLoopOutput:
-        trainer = self.trainer
-        predictions, labels, inputs = self.predictions.arrays(), self.labels.arrays(), self.inputs.arrays()
+    def _alone(self, num_rows: int | None) -> _Whole:
+        """Return what this process has, which is all."""
+        predictions, labels, inputs = (collector.arrays() for collector in self.collectors)
         losses = self.losses.per_example(self.sizes)
+        return _Whole(predictions, labels, inputs, losses, sum(self.sizes) if num_rows is None else num_rows)
+
+    def _of_all(self, num_rows: int | None) -> _Whole:
+        """Return what all processes have: to the first, and of a prediction the outputs to each."""
+        ranks = self.trainer.ranks
+        if self.metric is not None:
+            self.metric.merge(ranks)
+        predictions, labels = (
+            assemble(ranks, collector, num_rows=num_rows, to_all=self.for_prediction)
+            for collector in (self.predictions, self.labels)
+        )
+        inputs = assemble(ranks, self.inputs, num_rows=num_rows, to_all=False)
+        # A few bytes a batch.
+        losses, sizes = _apart(ranks.gather((self.losses.all(), self.sizes)))
+        num_samples = sum(sizes)
+        if num_rows is not None:
+            _warn_of_doubles(num_samples, num_rows, ranks.size)
+            num_samples = num_rows
+        return _Whole(predictions, labels, inputs, _per_example(losses, sizes), num_samples)
+
+    def _measure(self, whole: _Whole) -> dict[str, Any]:
+        trainer = self.trainer
         is_measured_whole = trainer.compute_metrics is not None and not trainer.args.batch_eval_metrics
+        if self.rounds is not None and self.rounds.error is not None:
+            raise self.rounds.error
         if self.metric is not None:
             self.metrics = self.metric.values()
-        elif is_measured_whole and predictions is not None and labels is not None:
-            kept = losses if "loss" in trainer.args.include_for_metrics else None
-            self.metrics = trainer.compute_metrics(EvalPrediction(predictions, labels, inputs=inputs, losses=kept))
+        elif is_measured_whole and whole.predictions is not None and whole.labels is not None:
+            kept = whole.losses if "loss" in trainer.args.include_for_metrics else None
+            prediction = EvalPrediction(whole.predictions, whole.labels, inputs=whole.inputs, losses=kept)
+            self.metrics = trainer.compute_metrics(prediction)
         metrics = plain_values(dict(self.metrics or {}))
-        metrics.update(self._loss_metrics(losses))
-        num_samples = len(dataset) if has_length(dataset) else sum(self.sizes)
-        return EvalLoopOutput(predictions, labels, with_prefix(metrics, self.prefix), num_samples)
+        metrics.update(self._loss_metrics(whole.losses))
+        return with_prefix(metrics, self.prefix)
 
-    def _loss_metrics(self, losses: np.ndarray[Any, Any] | None) -> dict[str, Any]:
+    def _loss_metrics(self, losses: _Array | None) -> dict[str, Any]:
         """Return the mean loss over examples; non-finite ones are left out only as the filter says, and counted."""
         if losses is None:
             return {}
@@ -200,10 +266,47 @@ class _Losses:
         self._close()
         self._together = [losses.cpu() for losses in self._together]
 
-    def per_example(self, sizes: list[int]) -> np.ndarray[Any, Any] | None:
-        """Return each batch's loss as many times as its size, of `sizes`, says; None where there is none."""
+    def all(self) -> _Array | None:
+        """Return the batches' losses; None where there is none."""
         self._close()
-        return np.repeat(torch.cat(self._together).cpu().numpy(), sizes) if self._together else None
+        return torch.cat(self._together).cpu().numpy() if self._together else None
+
+    def per_example(self, sizes: list[int]) -> _Array | None:
+        """Return each batch's loss as many times as its size, of `sizes`, says; None where there is none."""
+        return _per_example(self.all(), sizes)
+
+
+class _Whole(NamedTuple):
+    """What an evaluation has come to: arrays of all examples, None where there are none, and the number of examples."""
+
+    predictions: Any
+    labels: Any
+    inputs: Any
+    losses: _Array | None
+    num_samples: int
+
+
+def _apart(found: list[tuple[_Array | None, list[int]]] | None) -> tuple[_Array | None, list[int]]:
+    """Return the losses and sizes of the batches of all processes, in the order of one."""
+    if found is None:
+        return None, []
+    losses = list(in_turn([[] if losses is None else losses.tolist() for losses, _ in found]))
+    return np.array(losses, np.float32) if losses else None, list(in_turn([sizes for _, sizes in found]))
+
+
+def _per_example(losses: _Array | None, sizes: list[int]) -> _Array | None:
+    return None if losses is None else np.repeat(losses, sizes)
+
+
+def _warn_of_doubles(num_samples: int, num_rows: int, num_processes: int) -> None:
+    if num_samples > num_rows:
+        logger.warning(
+            "%d processes have evaluated %d examples of a dataset of %d: metrics count some of them more than once. A "
+            "loader of your own has to give each process its part; those of get_eval_dataloader do",
+            num_processes,
+            num_samples,
+            num_rows,
+        )
 
 
 def _next_or_none(draw: Callable[[], Any]) -> Any:

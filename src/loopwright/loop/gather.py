@@ -38,6 +38,7 @@ class OutputCollector:
         padding: Fills up rows where the second dimension differs between batches.
         num_rows: How many rows there will be, as far as is known; may be set until the first batch.
         directory: Where joined arrays are kept in unnamed files; None for in memory.
+        is_part: Whether this is one process's part of a whole, so that `batches` is to give back what was added.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class OutputCollector:
         padding: int = _PADDING,
         num_rows: int | None = None,
         directory: Path | str | None = None,
+        is_part: bool = False,
     ) -> None:
         self.concatenate = concatenate
         self.padding = padding
         self.num_rows = num_rows
         self.directory = directory
+        self.is_part = is_part
         self._waiting: deque[Any] = deque()
         self._batches: list[Any] = []
         self._first: Any = None
@@ -104,6 +107,45 @@ class OutputCollector:
             self._joined = map_leaves(self._rows, lambda rows: None if rows is None else rows.array())
         return self._joined
 
+    def whole(self, num_rows: int | None) -> OutputCollector:
+        """Return an empty collector for what this one has a part of; it will have `num_rows` rows, if that is known."""
+        return OutputCollector(
+            concatenate=self.concatenate, padding=self.padding, num_rows=num_rows, directory=self.directory
+        )
+
+    @property
+    def num_batches(self) -> int:
+        """How many batches were added, where this is a part."""
+        self.to_cpu()
+        if not self.concatenate:
+            return len(self._batches)
+        return max((len(rows.parts) for rows in self._leaves()), default=0)
+
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes the arrays of all batches have, before any is filled up."""
+        self.to_cpu()
+        if self.concatenate:
+            return sum(rows.num_bytes for rows in self._leaves())
+        sizes: list[int] = []
+        map_leaves(self._batches, lambda leaf: None if leaf is None else sizes.append(leaf.nbytes))
+        return sum(sizes)
+
+    def batches(self, begin: int, end: int) -> list[Any]:
+        """Return batches number `begin` to before `end` of a part, as arrays nested as they were added."""
+        self.to_cpu()
+        if not self.concatenate:
+            return self._batches[begin:end]
+        return [self._batch(number) for number in range(begin, min(end, self.num_batches))]
+
+    def _batch(self, number: int) -> Any:
+        return map_leaves(self._rows, lambda rows: None if rows is None else rows.part(number))
+
+    def _leaves(self) -> list[_Rows]:
+        found: list[_Rows] = []
+        map_leaves(self._rows, lambda rows: None if rows is None else found.append(rows))
+        return found
+
     def _take(self, batch: Any) -> None:
         if self._rows is None:
             self._rows = map_leaves(batch, self._begin)
@@ -112,7 +154,10 @@ class OutputCollector:
             _check_form(self._first, batch, "outputs")
 
     def _begin(self, first: Any) -> _Rows | None:
-        return None if first is None else _Rows(_as_array(first), self.padding, self.num_rows, self.directory)
+        if first is None:
+            return None
+        kind = _PartOfRows if self.is_part else _Rows
+        return kind(_as_array(first), self.padding, self.num_rows, self.directory)
 
 
 class _Rows:
@@ -123,6 +168,9 @@ class _Rows:
         padding: Fills up the shorter rows.
         num_rows: How many there will be, as far as is known.
         directory: See `GrowingArray`.
+
+    Attributes:
+        parts: Where each batch begins and its shape, where this is one process's part.
     """
 
     def __init__(self, first: _Array, padding: int, num_rows: int | None, directory: Path | str | None) -> None:
@@ -136,6 +184,18 @@ class _Rows:
         self._dtype = first.dtype
         self._runs: list[tuple[int, int]] = []  # number and width of rows that follow each other
         self._is_handed_out = False
+        self.parts: list[tuple[int, tuple[int, ...]]] = []
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all rows as they came."""
+        size: int = self._flat.size * self._dtype.itemsize
+        return size
+
+    def part(self, number: int) -> _Array:
+        """Return batch `number` as it came, in the memory that it is kept in."""
+        begin, shape = self.parts[number]
+        return self._flat.array()[begin : begin + math.prod(shape)].reshape(shape)
 
     def add(self, batch: Any) -> bool:
         """Add a batch's rows; return False, and add none, where they can't stand below those that are there."""
@@ -186,6 +246,17 @@ class _Rows:
                 filled[:, width:] = padding
                 source, target = begin, goal
         self._runs = [(num_rows, widest)]
+
+
+class _PartOfRows(_Rows):
+    """Rows that can be given back batch by batch."""
+
+    def add(self, batch: Any) -> bool:
+        begin = self._flat.size
+        is_added = super().add(batch)
+        if is_added:
+            self.parts.append((begin, tuple(batch.shape)))
+        return is_added
 
 
 def _in_parts(rows: int) -> list[int]:

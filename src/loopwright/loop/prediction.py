@@ -10,6 +10,7 @@ import torch
 from loopwright.data.nesting import map_leaves
 from loopwright.loop.loss import extract_logits
 from loopwright.loop.step import count_items_where_wanted
+from loopwright.runtime.wrapping import inside_data_parallel
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
@@ -22,7 +23,11 @@ def keys_to_ignore(model: torch.nn.Module) -> list[str]:
 
 
 def model_for_evaluation(model: torch.nn.Module, args: TrainingArguments, *, is_in_train: bool) -> torch.nn.Module:
-    """Return `model` where it should be, and outside training in the precision that `*_full_eval` asks for."""
+    """Return `model` where it should be, and outside training in the precision that `*_full_eval` asks for.
+
+    It comes out of `DistributedDataParallel`: processes may have different numbers of batches.
+    """
+    model = inside_data_parallel(model)
     if is_in_train:
         return model
     if args.fp16_full_eval:

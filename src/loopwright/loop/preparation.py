@@ -12,7 +12,7 @@ from torch import nn
 from loopwright._support.log import get_logger
 from loopwright.data.loaders import has_length
 from loopwright.errors import ArgumentError, UnsupportedArgument
-from loopwright.loop.metric_objects import is_metric_object
+from loopwright.loop.metric_objects import check_mergeable, is_metric_object
 from loopwright.runtime.wrapping import wrap_for_ranks
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def check_construction(  # noqa: PLR0913 -- the parts that must fit together
         )
     if args.eval_spill_dir is not None and not Path(args.eval_spill_dir).is_dir():
         raise ArgumentError(f"eval_spill_dir={args.eval_spill_dir!r}: expected a directory that is there")
+    check_mergeable(compute_metrics, args.world_size)
     measures_batches = args.batch_eval_metrics and compute_metrics is not None and not is_metric_object(compute_metrics)
     if measures_batches and "compute_result" not in inspect.signature(compute_metrics).parameters:
         raise ArgumentError("batch_eval_metrics=True: compute_metrics must take compute_result (True at the end)")

@@ -3,6 +3,8 @@
     sum      of numbers, over the group that the gradients take
     agree    on small whole numbers, over a group of its own on the CPU: an accelerator's queue is not waited for
     gather   things to the first process        share     what the first process has        wait     for all
+    of_first what a function returns there, or fails of
+    bring    bytes, as they are, from one process to the first or to all
 
 A process that fails says so in the store by which all found one another. Whoever then finds a collective broken looks
 there, so that the first error is the one that people read, and not that of a connection that was closed.
@@ -12,8 +14,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -143,6 +146,53 @@ class Ranks:
         dist.broadcast_object_list(found, src=0, group=self._group)
         return found[0]
 
+    def of_first(self, function: Callable[[], Any]) -> Any:
+        """Return what `function` returns on the first process, which alone calls it; the others get it pickled.
+
+        Raises:
+            Exception: what `function` raises, on the first process; or it can't be pickled what it returns.
+            RankFailed: on the others, naming that.
+        """
+        if not self.are_many:
+            return function()
+        found, data, error = None, b"", None
+        if self.is_first:
+            try:
+                found = function()
+                data = pickle.dumps(found)  # here, as an error in `share` would leave the others waiting
+            except Exception as raised:
+                error = raised
+        data, reason = self.share((data, None if error is None else f"rank 0: {describe(error)}"))
+        if error is not None:
+            raise error
+        if reason is not None:
+            raise RankFailed(reason)
+        return found if self.is_first else pickle.loads(data)  # noqa: S301 -- from our own first process
+
+    def spread(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Make `tensors`, of which each process has as many, on its device, what they are on the first."""
+        if self.are_many:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def bring(self, data: torch.Tensor, source: int, *, to_all: bool) -> None:
+        """Fill `data`, on the first process or on all, with what it is on process `source`.
+
+        Arguments:
+            data: Of type uint8, on the CPU; of the same size wherever it comes from or goes to. On the others it is not
+                looked at.
+            source: Who has it.
+            to_all: Whether all get it.
+        """
+        if not self.are_many or not len(data):
+            return
+        if to_all:
+            dist.broadcast(data, src=source, group=self._group)
+        elif source != 0 and self.index == source:
+            dist.send(data, dst=0, group=self._group)
+        elif source != 0 and self.is_first:
+            dist.recv(data, src=source, group=self._group)
+
     def wait(self) -> None:
         """Return when all have come here."""
         if self.are_many:
@@ -174,7 +224,7 @@ class Ranks:
     def _first_failure(self, error: BaseException) -> str | None:
         """Return what another process failed of before, if that is why; else say that this one failed."""
         store = _store()
-        if store is None:
+        if store is None or isinstance(error, RankFailed):  # which says already who was first
             return None
         key = f"{_KEY}/{read_text('TORCHELASTIC_RESTART_COUNT', '0')}"
         own = f"rank {self.index}: {describe(error)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
@@ -55,3 +56,21 @@ def without_sync(model: nn.Module) -> AbstractContextManager[None] | None:
     """Return the context in which a backward pass keeps its gradients to this process; None where all do."""
     wrapped = data_parallel_of(model)
     return None if wrapped is None else wrapped.no_sync()
+
+
+def inside_data_parallel(model: nn.Module) -> nn.Module:
+    """Return the module that `DistributedDataParallel` wraps, compiled or not; `model` itself where that isn't there.
+
+    Called by itself it does nothing across processes, so that each may go through as many batches as it has.
+    """
+    wrapped = data_parallel_of(model)
+    return model if wrapped is None else wrapped.module
+
+
+def shared_buffers(model: nn.Module) -> list[torch.Tensor]:
+    """Return the buffers that `DistributedDataParallel` brings to all processes at every step of a training.
+
+    After a step each process has changed its own, by its own batch.
+    """
+    wrapped = data_parallel_of(model)
+    return [] if wrapped is None or not wrapped.broadcast_buffers else [one.detach() for one in wrapped.buffers()]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -451,7 +449,7 @@ class Trainer(Searching):
                 metrics.update(self.evaluate(name if own else dataset, ignore_keys, prefix))
             return metrics
         loader = self.get_eval_dataloader(eval_dataset)
-        _, metrics = self._predict_timed(loader, "Evaluation", ignore_keys, metric_key_prefix)
+        _, metrics = prediction.predict_timed(self, loader, "Evaluation", ignore_keys, metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._note_in_history(metrics)
@@ -470,34 +468,11 @@ class Trainer(Searching):
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
         """Return predictions, labels and metrics for `test_dataset`; no log line is made, trackers get the metrics."""
-        output, metrics = self._predict_timed(
-            self.get_test_dataloader(test_dataset), "Prediction", ignore_keys, metric_key_prefix
-        )
+        loader = self.get_test_dataloader(test_dataset)
+        output, metrics = prediction.predict_timed(self, loader, "Prediction", ignore_keys, metric_key_prefix)
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
         self.reporting.log(metrics, kind=Kind.PREDICTION)
         return PredictionOutput(output.predictions, output.label_ids, metrics)
-
-    def _predict_timed(
-        self, loader: Any, description: str, ignore_keys: list[str] | None, prefix: str
-    ) -> tuple[EvalLoopOutput, dict[str, float]]:
-        start = time.time()
-        # Predictions that nothing will look at are not kept.
-        loss_only = True if description == "Evaluation" and self.compute_metrics is None else None
-        stage = "eval" if description == "Evaluation" else "test"
-        with self.memory.stage(stage):
-            output = self.evaluation_loop(
-                loader,
-                description=description,
-                prediction_loss_only=loss_only,
-                ignore_keys=ignore_keys,
-                metric_key_prefix=prefix,
-            )
-            metrics = output.metrics if output.metrics is not None else {}
-            num_samples = output.num_samples or 0
-            num_steps = math.ceil(num_samples / (self.args.eval_batch_size * self.ranks.size))
-            metrics.update(speed_metrics(prefix, start, num_samples, num_steps))
-            self.memory.add_to(metrics, stage)
-        return output, metrics
 
     def evaluation_loop(
         self,

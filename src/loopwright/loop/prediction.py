@@ -1,7 +1,9 @@
-"""Predict one batch: loss, logits and labels, as far as the model and the batch have them."""
+"""Predict: all of a dataset with time and memory taken, and one batch of it, its loss, logits and labels."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +11,13 @@ import torch
 
 from loopwright.data.nesting import map_leaves
 from loopwright.loop.loss import extract_logits
+from loopwright.loop.report import speed_metrics
 from loopwright.loop.step import count_items_where_wanted
 from loopwright.runtime.wrapping import inside_data_parallel
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
+    from loopwright.outputs import EvalLoopOutput
 
 
 def keys_to_ignore(model: torch.nn.Module) -> list[str]:
@@ -35,6 +39,31 @@ def model_for_evaluation(model: torch.nn.Module, args: TrainingArguments, *, is_
     if args.bf16_full_eval:
         return model.to(device=args.device, dtype=torch.bfloat16)
     return model
+
+
+def predict_timed(
+    trainer: Any, loader: Any, description: str, ignore_keys: list[str] | None, prefix: str
+) -> tuple[EvalLoopOutput, dict[str, float]]:
+    """Return what the Trainer's `evaluation_loop` found, and its metrics with time and memory taken."""
+    start = time.time()
+    is_evaluation = description == "Evaluation"
+    # Predictions that nothing will look at are not kept.
+    loss_only = True if is_evaluation and trainer.compute_metrics is None else None
+    stage = "eval" if is_evaluation else "test"
+    with trainer.memory.stage(stage):
+        output: EvalLoopOutput = trainer.evaluation_loop(
+            loader,
+            description=description,
+            prediction_loss_only=loss_only,
+            ignore_keys=ignore_keys,
+            metric_key_prefix=prefix,
+        )
+        metrics: dict[str, float] = output.metrics if output.metrics is not None else {}
+        num_samples = output.num_samples or 0
+        num_steps = math.ceil(num_samples / (trainer.args.eval_batch_size * trainer.ranks.size))
+        metrics.update(speed_metrics(prefix, start, num_samples, num_steps))
+        trainer.memory.add_to(metrics, stage)
+    return output, metrics
 
 
 def predict_batch(

@@ -44,7 +44,7 @@ def blocks_of(page: Path) -> list[Block]:
         indent = len(match["indent"])
         lines = [line[indent:] for line in match["text"].splitlines(keepends=True)]
         line = text.count("\n", 0, match.start("text")) + 1
-        name = page.relative_to(ROOT).as_posix()
+        name = page.relative_to(ROOT).as_posix() if page.is_relative_to(ROOT) else page.as_posix()
         found.append(Block(name, line, match["language"], "".join(lines), match["reason"] or ""))
     return found
 

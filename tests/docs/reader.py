@@ -55,22 +55,25 @@ def taken_for_granted() -> dict[str, Any]:
     return {**names, "__name__": "__main__"}
 
 
-def hide_trackers() -> None:
-    """Let the process be one in which no tracker is installed, as `report_to` is "all" where a page doesn't say."""
+def hide_trackers(code: str) -> None:
+    """Let only those trackers be installed that `code` names: where it names none, `report_to` is "all"."""
     for tracker in BUILT_IN:
-        for module in (tracker.sdk, *tracker.instead):
-            if module is not None:
-                sys.modules[module.partition(".")[0]] = None  # type: ignore[assignment]  # Python's way to say so
+        class_name = tracker.class_path.partition(":")[2]
+        if f'"{tracker.name}"' not in code and class_name not in code:
+            for module in (tracker.sdk, *tracker.instead):
+                if module is not None:
+                    sys.modules[module.partition(".")[0]] = None  # type: ignore[assignment]  # Python's way to say so
 
 
 def read(page: Path, directory: Path) -> None:
     """Run the blocks of a page, in `directory`."""
     os.environ["HOME"] = str(directory)
     os.chdir(directory)
+    blocks = python_blocks(page)
     if page.parent.name != "trackers":
-        hide_trackers()
+        hide_trackers("".join(block.text for block in blocks))
     names = taken_for_granted()
-    for block in python_blocks(page):
+    for block in blocks:
         # Lines are counted as in the page, so that a traceback leads there.
         exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), names)
 

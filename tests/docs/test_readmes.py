@@ -32,13 +32,10 @@ def links(page: Path) -> list[str]:
 
 
 def cells(page: Path) -> list[list[str]]:
-    """Return the figures of the tables, row by row: the first column and the head are words."""
-    rows = [line.strip("|").split("|") for line in without_code(page).splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row[1:]] for row in rows if re.search(r"\d", "".join(row[1:])) and not is_head(row)]
-
-
-def is_head(row: list[str]) -> bool:
-    return row[0].strip() == "" or not any(re.match(r"\s*[\d–]", cell) for cell in row[1:])
+    """Return the figures of the tables, row by row: the head and the first column are words."""
+    tables = re.findall(r"^\|[-|]+\|\n((?:\|.*\n)+)", without_code(page), flags=re.MULTILINE)
+    rows = [line.strip("|").split("|")[1:] for table in tables for line in table.splitlines()]
+    return [[cell.strip() for cell in row] for row in rows]
 
 
 def points(page: Path) -> int:

@@ -121,7 +121,9 @@ def test_every_public_method_of_the_trainer_is_in_the_reference(headings_of_refe
 
 def test_the_loop_is_drawn_with_every_event(site: Path) -> None:
     page = (site / "callbacks/index.html").read_text(encoding="utf-8")
-    drawing = next(piece for piece in re.findall(r"<code>.*?</code>", page, flags=re.DOTALL) if "trainer.train()" in piece)
+    drawing = next(
+        piece for piece in re.findall(r"<code>.*?</code>", page, flags=re.DOTALL) if "trainer.train()" in piece
+    )
     assert [event for event in Event if event != Event.PUSH_BEGIN and event not in drawing] == []
 
 

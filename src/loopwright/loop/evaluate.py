@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.data.columns import main_input_name
 from loopwright.data.drawing import drawer
 from loopwright.data.loaders import find_batch_size, has_length
@@ -22,7 +22,7 @@ from loopwright.outputs import EvalLoopOutput, EvalPrediction
 if TYPE_CHECKING:
     from loopwright.loop.hooks import TrainingHooks
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 class EvaluationLoop:
@@ -51,10 +51,12 @@ class EvaluationLoop:
         self.prefix = prefix
         args = trainer.args
         measure = trainer.compute_metrics
-        self.metric = BatchwiseMetric(measure, args.device) if is_metric_object(measure) else None
-        self.keeps_outputs = for_prediction or not (args.batch_eval_metrics or self.metric is not None)
-        self.wants_inputs = "inputs" in args.include_for_metrics
-        self.losses = _Losses()
+        self.metric: BatchwiseMetric | None = (
+            BatchwiseMetric(measure, args.device) if is_metric_object(measure) else None
+        )
+        self.keeps_outputs: bool = for_prediction or not (args.batch_eval_metrics or self.metric is not None)
+        self.wants_inputs: bool = "inputs" in args.include_for_metrics
+        self.losses: _Losses = _Losses()
         self.sizes: list[int] = []
         self.predictions, self.labels, self.inputs = self.collectors = [
             OutputCollector(concatenate=args.eval_do_concat_batches, directory=args.eval_spill_dir) for _ in range(3)

@@ -27,7 +27,7 @@ class BatchwiseMetric:
         if isinstance(metric, torch.nn.Module):
             metric.to(device)
         self.metric.reset()
-        self.was_updated = False
+        self.was_updated: bool = False
 
     def update(self, logits: Any, labels: Any) -> None:
         """Count a batch."""

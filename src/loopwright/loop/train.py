@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.loop.flops import FlopCounter
 from loopwright.loop.metrics import update_best, watched_metric
 from loopwright.loop.pausing import Paused, PausePoint
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from loopwright.loop.hooks import TrainingHooks
     from loopwright.loop.plan import TrainingPlan
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 @dataclass
@@ -94,26 +94,26 @@ class TrainingLoop:
         self.trainer = trainer
         self.plan = plan
         self.feed = feed
-        self.position = position
+        self.position: Position = position
         self.window = window
         self.pause = pause
         self.resumption: Resumption | None = None
         self.update: Update | None = None
         self.flags_to_act_on: Mapping[str, bool] | None = None
         self.saved_mark: tuple[Any, ...] | None = None
-        self.is_paused = False
-        self.is_acting = False
-        self.is_whole = True
-        self.device = trainer.args.device
-        self.start_time = time.time()
-        self.last_logged_step = trainer.state.global_step
-        self.tokens_at_start = trainer.state.num_input_tokens_seen
+        self.is_paused: bool = False
+        self.is_acting: bool = False
+        self.is_whole: bool = True
+        self.device: torch.device = trainer.args.device
+        self.start_time: float = time.time()
+        self.last_logged_step: int = trainer.state.global_step
+        self.tokens_at_start: int = trainer.state.num_input_tokens_seen
         self.grad_norm: Any = None
         self.learning_rate: float | None = None
-        self.is_done = False
+        self.is_done: bool = False
         self.ignore_keys_for_eval: list[str] | None = None
         self._clipper = Clipper(())
-        self.flops = FlopCounter(trainer)
+        self.flops: FlopCounter = FlopCounter(trainer)
         self._counted_before_update = (trainer.state.num_input_tokens_seen, trainer.state.total_flos)
 
     # Epochs

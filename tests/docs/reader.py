@@ -1,7 +1,8 @@
 """Run the Python of pages as somebody does who reads them from top to bottom: python reader.py.
 
-A line of JSON in, {"page", "directory"}: the page's blocks are run in their order, in one namespace, in a forked process
-whose working directory and home that is. A line of JSON out: {"exit", "said"}. Forked, so that each costs no import.
+A line of JSON in, {"page", "directory"}: the page's blocks are run in their order, in one namespace, in a forked
+process whose working directory and home that is. A line of JSON out: {"exit", "said"}. Forked, so that each costs no
+import.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ sys.path.insert(0, str(ROOT))
 
 torch.set_num_threads(1)  # before anything is computed: a thread pool would not live on in the forked
 
-import loopwright.integrations  # noqa: E402
 from loopwright import Trainer, TrainingArguments  # noqa: E402
 from loopwright.trackers.registry import BUILT_IN  # noqa: E402
 from tests.docs.blocks import python_blocks  # noqa: E402

@@ -1,4 +1,4 @@
-"""README.md and README.ko.md say the same: headings, code, figures and links are compared, the prose is people's work."""
+"""README.md and README.ko.md say the same: headings, code, figures and links are; the prose is people's work."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from loopwright.trackers.registry import BUILT_IN  # noqa: E402
 from tests.docs.blocks import python_blocks  # noqa: E402
 from tests.forked import work_and_exit  # noqa: E402
 
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 240
 
 
 class Classifier(nn.Module):

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +23,18 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.fixture(scope="module")
-def reader() -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(Path(__file__).with_name("reader.py"))]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    yield process
-    assert process.stdin is not None
-    process.stdin.close()
-    assert process.wait(timeout=60) == 0
-    assert process.stdout is not None
-    process.stdout.close()
-
-
-def run(reader: Any, page: str, directory: Path) -> dict[str, Any]:
-    reader.stdin.write(json.dumps({"page": page, "directory": str(directory)}) + "\n")
-    reader.stdin.flush()
-    return json.loads(reader.stdout.readline())
-
-
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
-def test_blocks_of_a_page_run_one_after_another(reader, page, tmp_path):
-    directory = tmp_path / "reading"
-    directory.mkdir()
-    answer = run(reader, name_of(page), directory)
-    assert answer["exit"] == 0, answer["said"]
+def test_blocks_of_a_page_run_one_after_another(reader, page):
+    reading = reader.read(name_of(page))
+    assert reading.exit == 0, reading.said
 
 
 def test_a_block_that_fails_is_told_by_page_and_line(reader, tmp_path):
-    directory = tmp_path / "reading"
-    directory.mkdir()
     page = tmp_path / "page.md"
     page.write_text("# A page\n\n```python\nx = 1\nassert x == 2\n```\n", encoding="utf-8")
-    answer = run(reader, str(page), directory)
-    assert answer["exit"] == 1
-    assert 'page.md", line 5' in answer["said"]
+    reading = reader.read(str(page))
+    assert reading.exit == 1
+    assert 'page.md", line 5' in reading.said
 
 
 def test_few_blocks_are_not_run_and_each_says_why():

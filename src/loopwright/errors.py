@@ -105,7 +105,7 @@ class Preempted(SystemExit):
     def __init__(self, number: int, name: str, step: int) -> None:
         super().__init__(128 + number)
         self.signal = number
-        self.reason = f"{name} at step {step}"
+        self.reason: str = f"{name} at step {step}"
 
     def __str__(self) -> str:
         return self.reason

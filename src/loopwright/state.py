@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from loopwright._support.files import write_text_atomically
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 TRAINER_STATE_NAME = "trainer_state.json"
 BETWEEN_LINES = ",\n    "  # of the log history, in the state's JSON

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from loopwright._support.files import write_text_atomically
-from loopwright._support.log import get_logger, set_level
+from loopwright._support.log import Logger, get_logger, set_level
 from loopwright.arguments import TrainingArguments
 from loopwright.callbacks.dispatcher import CallbackHandler
 from loopwright.callbacks.flow import DefaultFlowCallback
@@ -51,7 +51,7 @@ from loopwright.loop.train import TrainingLoop
 from loopwright.outputs import EvalLoopOutput, PredictionOutput, TrainOutput
 from loopwright.records import Kind
 from loopwright.runtime.memory import MemoryMeter
-from loopwright.runtime.precision import choose_precision
+from loopwright.runtime.precision import Precision, choose_precision
 from loopwright.runtime.randomness import enable_full_determinism, set_seed
 from loopwright.runtime.ranks import Ranks
 from loopwright.runtime.wrapping import unwrap_model
@@ -61,7 +61,7 @@ from loopwright.state import TRAINER_STATE_NAME, TrainerControl, TrainerState
 from loopwright.trackers.registry import reporting_callbacks, resolve_trackers
 from loopwright.trackers.reporting import Reporting
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 DEFAULT_CALLBACKS: list[type] = [DefaultFlowCallback]
 DEFAULT_PROGRESS_CALLBACK: type = ProgressCallback
@@ -116,8 +116,8 @@ class Trainer(Searching):
         optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
         preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None,
     ) -> None:
-        self.args = args if args is not None else TrainingArguments("tmp_trainer")
-        self.ranks = Ranks.join(self.args)
+        self.args: TrainingArguments = args if args is not None else TrainingArguments("tmp_trainer")
+        self.ranks: Ranks = Ranks.join(self.args)
         check_construction(
             self.args,
             model=model,
@@ -129,7 +129,7 @@ class Trainer(Searching):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
         set_level(self.args.get_process_log_level())
-        self.memory = MemoryMeter(self.args.device, is_on=not self.args.skip_memory_metrics).begin("init")
+        self.memory: MemoryMeter = MemoryMeter(self.args.device, is_on=not self.args.skip_memory_metrics).begin("init")
         self._seed()
         self.data_collator = data_collator if data_collator is not None else default_data_collator
         self.train_dataset = train_dataset
@@ -142,23 +142,24 @@ class Trainer(Searching):
         self.optimizer, self.lr_scheduler = optimizers
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
         self._device = self.args.device
-        self.precision = choose_precision(self.args, self._device)
+        self.precision: Precision = choose_precision(self.args, self._device)
         self._take_model(model if model is not None else self.call_model_init())
 
-        self.run_id = uuid.uuid4().hex
+        self.run_id: str = uuid.uuid4().hex
         self.has_trained = self.is_in_train = False
         self.training_loop: TrainingLoop | None = None
         self._train_batch_size = self.args.train_batch_size  # or what auto_find_batch_size has found
-        self.microbatch_weight = self.microbatch_scale = 1.0
-        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
+        self.microbatch_weight: float = 1.0
+        self.microbatch_scale: float = 1.0
+        self.current_gradient_accumulation_steps: int = self.args.gradient_accumulation_steps
         self.callbacks_at_start: dict[str, Any] = {}
         self._made_scheduler = False
-        self.compute_loss_takes_num_items = step.accepts_num_items(self.compute_loss)
+        self.compute_loss_takes_num_items: bool = step.accepts_num_items(self.compute_loss)
 
-        self.reporting = Reporting(self)
-        self.saving = Saving(self)
+        self.reporting: Reporting = Reporting(self)
+        self.saving: Saving = Saving(self)
         self.args.report_to = resolve_trackers(self.args.report_to)
-        self.callback_handler = CallbackHandler(
+        self.callback_handler: CallbackHandler = CallbackHandler(
             [
                 *DEFAULT_CALLBACKS,
                 *reporting_callbacks(self.args.report_to, callbacks or ()),
@@ -173,8 +174,8 @@ class Trainer(Searching):
             callback_errors=self.args.callback_errors,
         )
         self.callback_handler.on_decision = self.reporting.decide
-        self.control = TrainerControl()
-        self.state = TrainerState(
+        self.control: TrainerControl | Any = TrainerControl()
+        self.state: TrainerState = TrainerState(
             is_local_process_zero=self.is_local_process_zero(),
             is_world_process_zero=self.is_world_process_zero(),
             stateful_callbacks=capture_states([*self.callback_handler.callbacks, self.control]),
@@ -192,16 +193,18 @@ class Trainer(Searching):
             set_seed(self.args.seed)
 
     def _take_model(self, model: nn.Module) -> None:
-        self.model = model.to(self._device) if self.args.place_model_on_device else model
-        self.model_wrapped = self.model
+        self.model: nn.Module = model.to(self._device) if self.args.place_model_on_device else model
+        self.model_wrapped: nn.Module = self.model
         bare = inner_model(unwrap_model(self.model))
-        self.label_names = self.args.label_names if self.args.label_names is not None else find_label_names(type(bare))
-        self.keys_to_ignore = prediction.keys_to_ignore(self.model)
-        self.can_return_loss = can_return_loss(type(bare))
-        self.model_accepts_loss_kwargs = takes_item_count(bare)
-        self.labels_are_shifted = shifts_labels(bare)
+        self.label_names: list[str] = (
+            self.args.label_names if self.args.label_names is not None else find_label_names(type(bare))
+        )
+        self.keys_to_ignore: list[str] = prediction.keys_to_ignore(self.model)
+        self.can_return_loss: bool = can_return_loss(type(bare))
+        self.model_accepts_loss_kwargs: bool = takes_item_count(bare)
+        self.labels_are_shifted: bool = shifts_labels(bare)
         smoothing = self.args.label_smoothing_factor
-        self.label_smoother = LabelSmoother(smoothing) if smoothing else None
+        self.label_smoother: LabelSmoother | None = LabelSmoother(smoothing) if smoothing else None
         if getattr(bare, "config", None) is not None and hasattr(bare.config, "use_cache"):
             bare.config.use_cache = self.args.use_cache
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from loopwright import TrainingArguments
+import loopwright
+from loopwright import Event, Trainer, TrainingArguments, integrations
 from loopwright.arguments.docstrings import field_docstrings
+from loopwright.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -76,9 +79,12 @@ def test_file_names_no_machine(path: Path) -> None:
     assert re.findall(hosts, text) == []
 
 
-def test_pages_build_without_a_warning(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages, built; a warning is an error."""
+    folder = tmp_path_factory.mktemp("site")
     finished = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -86,4 +92,43 @@ def test_pages_build_without_a_warning(tmp_path: Path) -> None:
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
-    assert "EarlyStoppingCallback" in (tmp_path / "site/reference/index.html").read_text(encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def headings_of_reference(site: Path) -> set[str]:
+    """What the generated reference has an entry for, by full name."""
+    return set(re.findall(r'id="(loopwright[\w.]+)"', (site / "reference/index.html").read_text(encoding="utf-8")))
+
+
+def test_every_public_name_is_in_the_reference(headings_of_reference: set[str]) -> None:
+    homes = [f"loopwright.{module}.{name}" for name, module in loopwright._HOME.items()]
+    homes += [f"loopwright.trackers.{module}.{name}" for name, module in integrations._HOME.items()]
+    assert [home for home in homes if home not in headings_of_reference] == []
+    assert set(loopwright.__all__) - set(loopwright._HOME) == {"__version__"}
+
+
+def test_every_argument_is_in_the_reference(headings_of_reference: set[str]) -> None:
+    entry = "loopwright.arguments.TrainingArguments"
+    names = [field.name for field in dataclasses.fields(TrainingArguments)]
+    assert [name for name in names if f"{entry}.{name}" not in headings_of_reference] == []
+
+
+def test_every_public_method_of_the_trainer_is_in_the_reference(headings_of_reference: set[str]) -> None:
+    methods = [name for name, value in vars(Trainer).items() if not name.startswith("_") and inspect.isfunction(value)]
+    assert [name for name in methods if f"loopwright.trainer.Trainer.{name}" not in headings_of_reference] == []
+
+
+def test_the_loop_is_drawn_with_every_event(site: Path) -> None:
+    page = (site / "callbacks/index.html").read_text(encoding="utf-8")
+    drawing = next(
+        piece for piece in re.findall(r"<code>.*?</code>", page, flags=re.DOTALL) if "trainer.train()" in piece
+    )
+    assert [event for event in Event if event != Event.PUSH_BEGIN and event not in drawing] == []
+
+
+def test_every_command_is_in_the_pages() -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))
+    commands = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert len(commands) >= 4
+    assert [name for name in commands if f"loopwright {name}" not in pages] == []

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from logging import Logger
+
+__all__ = ["ROOT_NAME", "Logger", "get_logger", "set_level", "warn_once"]  # Logger: one import does for a module
 
 ROOT_NAME = "loopwright"
 _said: set[str] = set()

@@ -47,7 +47,7 @@ class Export(ProcessView):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # dataclass leaves a class its own repr; the one that it would write otherwise shows secrets.
-        cls.__repr__ = cls.__repr__  # type: ignore[method-assign]
+        type.__setattr__(cls, "__repr__", cls.__repr__)  # by name: assigned, its type would be in doubt
 
 
 @functools.cache

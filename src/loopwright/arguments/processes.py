@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from loopwright._support.env import read_int
-from loopwright._support.log import ROOT_NAME, get_logger
+from loopwright._support.log import ROOT_NAME, Logger, get_logger
 from loopwright.arguments.choices import ParallelMode
 from loopwright.arguments.devices import choose_device
 from loopwright.arguments.fields import ArgumentFields
@@ -18,7 +18,7 @@ from loopwright.arguments.fields import ArgumentFields
 if TYPE_CHECKING:
     import torch
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _LEVELS = {
     "detail": logging.DEBUG,

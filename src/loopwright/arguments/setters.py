@@ -15,7 +15,11 @@ from loopwright.errors import ArgumentError
 
 
 class GroupSetters(ArgumentFields):
-    """The setters; the number of their parameters is transformers'."""
+    """The setters; the number of their parameters is transformers'.
+
+    They set what they see as `ArgumentFields`: set on `self`, each argument would count as declared here once more, and
+    type checkers would differ on its type.
+    """
 
     def set_training(  # noqa: PLR0913
         self,
@@ -30,15 +34,16 @@ class GroupSetters(ArgumentFields):
         gradient_checkpointing: bool | None = None,
     ) -> Self:
         """Set what training is about, and `do_train`."""
-        self.do_train = True
-        self.learning_rate = learning_rate
-        self.per_device_train_batch_size = batch_size
-        self.weight_decay = weight_decay
-        self.num_train_epochs = num_epochs
-        self.max_steps = max_steps
-        self.gradient_accumulation_steps = gradient_accumulation_steps
-        self.seed = seed
-        self.gradient_checkpointing = (
+        arguments: ArgumentFields = self
+        arguments.do_train = True
+        arguments.learning_rate = learning_rate
+        arguments.per_device_train_batch_size = batch_size
+        arguments.weight_decay = weight_decay
+        arguments.num_train_epochs = num_epochs
+        arguments.max_steps = max_steps
+        arguments.gradient_accumulation_steps = gradient_accumulation_steps
+        arguments.seed = seed
+        arguments.gradient_checkpointing = (
             activation_checkpointing if gradient_checkpointing is None else gradient_checkpointing
         )
         return self
@@ -53,21 +58,23 @@ class GroupSetters(ArgumentFields):
         loss_only: bool = False,
     ) -> Self:
         """Set when and how to evaluate, and `do_eval` accordingly."""
-        self.eval_strategy = strategy
+        arguments: ArgumentFields = self
+        arguments.eval_strategy = strategy
         _reject_zero("eval_steps", steps, self.eval_strategy)
-        self.do_eval = self.eval_strategy != "no"
-        self.eval_steps = steps
-        self.per_device_eval_batch_size = batch_size
-        self.eval_accumulation_steps = accumulation_steps
-        self.eval_delay = 0 if delay is None else delay
-        self.prediction_loss_only = loss_only
+        arguments.do_eval = self.eval_strategy != "no"
+        arguments.eval_steps = steps
+        arguments.per_device_eval_batch_size = batch_size
+        arguments.eval_accumulation_steps = accumulation_steps
+        arguments.eval_delay = 0 if delay is None else delay
+        arguments.prediction_loss_only = loss_only
         return self
 
     def set_testing(self, batch_size: int = 8, loss_only: bool = False) -> Self:
         """Set how to predict, and `do_predict`."""
-        self.do_predict = True
-        self.per_device_eval_batch_size = batch_size
-        self.prediction_loss_only = loss_only
+        arguments: ArgumentFields = self
+        arguments.do_predict = True
+        arguments.per_device_eval_batch_size = batch_size
+        arguments.prediction_loss_only = loss_only
         return self
 
     def set_save(
@@ -78,11 +85,12 @@ class GroupSetters(ArgumentFields):
         on_each_node: bool = False,
     ) -> Self:
         """Set when to save, and how many checkpoints to keep."""
-        self.save_strategy = strategy
+        arguments: ArgumentFields = self
+        arguments.save_strategy = strategy
         _reject_zero("save_steps", steps, self.save_strategy)
-        self.save_steps = steps
-        self.save_total_limit = total_limit
-        self.save_on_each_node = on_each_node
+        arguments.save_steps = steps
+        arguments.save_total_limit = total_limit
+        arguments.save_on_each_node = on_each_node
         return self
 
     def set_logging(  # noqa: PLR0913
@@ -97,15 +105,16 @@ class GroupSetters(ArgumentFields):
         replica_level: str = "passive",
     ) -> Self:
         """Set when and where to log."""
-        self.logging_strategy = strategy
+        arguments: ArgumentFields = self
+        arguments.logging_strategy = strategy
         _reject_zero("logging_steps", steps, self.logging_strategy)
-        self.logging_steps = steps
-        self.report_to = report_to
-        self.log_level = level
-        self.logging_first_step = first_step
-        self.logging_nan_inf_filter = nan_inf_filter
-        self.log_on_each_node = on_each_node
-        self.log_level_replica = replica_level
+        arguments.logging_steps = steps
+        arguments.report_to = report_to
+        arguments.log_level = level
+        arguments.logging_first_step = first_step
+        arguments.logging_nan_inf_filter = nan_inf_filter
+        arguments.log_on_each_node = on_each_node
+        arguments.log_level_replica = replica_level
         return self
 
     def set_push_to_hub(  # noqa: PLR0913
@@ -118,7 +127,8 @@ class GroupSetters(ArgumentFields):
         revision: str | None = None,
     ) -> Self:
         """Refuse: Loopwright pushes nothing; the error says how a callback can."""
-        self.push_to_hub = True  # raises
+        arguments: ArgumentFields = self
+        arguments.push_to_hub = True  # raises
         return self
 
     def set_optimizer(  # noqa: PLR0913
@@ -132,13 +142,14 @@ class GroupSetters(ArgumentFields):
         args: str | None = None,
     ) -> Self:
         """Set the optimizer and its parameters."""
-        self.optim = name
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.adam_beta1 = beta1
-        self.adam_beta2 = beta2
-        self.adam_epsilon = epsilon
-        self.optim_args = args
+        arguments: ArgumentFields = self
+        arguments.optim = name
+        arguments.learning_rate = learning_rate
+        arguments.weight_decay = weight_decay
+        arguments.adam_beta1 = beta1
+        arguments.adam_beta2 = beta2
+        arguments.adam_epsilon = epsilon
+        arguments.optim_args = args
         return self
 
     def set_lr_scheduler(
@@ -151,13 +162,14 @@ class GroupSetters(ArgumentFields):
         warmup_ratio: float | None = None,
     ) -> Self:
         """Set the learning rate's course; `warmup_ratio` is the deprecated name of `warmup_steps` below 1."""
+        arguments: ArgumentFields = self
         if warmup_ratio is not None:
             warnings.warn(f"warmup_ratio is deprecated: give warmup_steps={warmup_ratio!r}", DeprecationWarning, 2)
             warmup_steps = warmup_steps or warmup_ratio
-        self.lr_scheduler_type = name
-        self.num_train_epochs = num_epochs
-        self.max_steps = max_steps
-        self.warmup_steps = warmup_steps
+        arguments.lr_scheduler_type = name
+        arguments.num_train_epochs = num_epochs
+        arguments.max_steps = max_steps
+        arguments.warmup_steps = warmup_steps
         return self
 
     def set_dataloader(  # noqa: PLR0913
@@ -176,18 +188,19 @@ class GroupSetters(ArgumentFields):
         sampler_seed: int | None = None,
     ) -> Self:
         """Set how data is loaded."""
-        self.per_device_train_batch_size = train_batch_size
-        self.per_device_eval_batch_size = eval_batch_size
-        self.dataloader_drop_last = drop_last
-        self.dataloader_num_workers = num_workers
-        self.dataloader_pin_memory = pin_memory
-        self.dataloader_persistent_workers = persistent_workers
-        self.dataloader_prefetch_factor = prefetch_factor
-        self.dataloader_multiprocessing_context = multiprocessing_context
-        self.dataloader_in_order = in_order
-        self.auto_find_batch_size = auto_find_batch_size
-        self.ignore_data_skip = ignore_data_skip
-        self.data_seed = sampler_seed
+        arguments: ArgumentFields = self
+        arguments.per_device_train_batch_size = train_batch_size
+        arguments.per_device_eval_batch_size = eval_batch_size
+        arguments.dataloader_drop_last = drop_last
+        arguments.dataloader_num_workers = num_workers
+        arguments.dataloader_pin_memory = pin_memory
+        arguments.dataloader_persistent_workers = persistent_workers
+        arguments.dataloader_prefetch_factor = prefetch_factor
+        arguments.dataloader_multiprocessing_context = multiprocessing_context
+        arguments.dataloader_in_order = in_order
+        arguments.auto_find_batch_size = auto_find_batch_size
+        arguments.ignore_data_skip = ignore_data_skip
+        arguments.data_seed = sampler_seed
         return self
 
 

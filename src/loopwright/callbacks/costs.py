@@ -5,12 +5,12 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 
 if TYPE_CHECKING:
     from loopwright.callbacks.dispatcher import CallbackHandler
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 NOTICEABLE_SHARE = 0.02
 NOTICEABLE_SECONDS = 1.0  # who trains for two seconds waits for nothing

@@ -14,14 +14,14 @@ from operator import attrgetter
 from time import perf_counter
 from typing import Any
 
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.callbacks.events import Event
 from loopwright.callbacks.flow import DefaultFlowCallback
 from loopwright.callbacks.listening import ObservedList, answered_events
 from loopwright.records import Decision
 from loopwright.state import CONTROL_FLAGS, is_exportable
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _read_flags = attrgetter(*CONTROL_FLAGS)
 _DECISIONS_KEPT = 10_000
@@ -78,12 +78,12 @@ class CallbackHandler:
             put back, since others must hear of it first.
     """
 
-    model = _ContextField()
-    processing_class = _ContextField("tokenizer")
-    optimizer = _ContextField()
-    lr_scheduler = _ContextField()
-    train_dataloader = _ContextField()
-    eval_dataloader = _ContextField()
+    model: _ContextField = _ContextField()
+    processing_class: _ContextField = _ContextField("tokenizer")
+    optimizer: _ContextField = _ContextField()
+    lr_scheduler: _ContextField = _ContextField()
+    train_dataloader: _ContextField = _ContextField()
+    eval_dataloader: _ContextField = _ContextField()
 
     def __init__(  # noqa: PLR0913 -- transformers' signature
         self,

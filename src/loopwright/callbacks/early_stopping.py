@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.callbacks.base import TrainerCallback
 from loopwright.errors import ArgumentError
 from loopwright.state import ExportableState
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
     from loopwright.state import TrainerControl, TrainerState
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 class EarlyStoppingCallback(TrainerCallback, ExportableState):
@@ -38,7 +38,7 @@ class EarlyStoppingCallback(TrainerCallback, ExportableState):
             raise ArgumentError(f"early_stopping_patience={early_stopping_patience!r}: expected a whole number >= 1")
         self.early_stopping_patience = early_stopping_patience
         self.early_stopping_threshold = early_stopping_threshold
-        self.early_stopping_patience_counter = 0
+        self.early_stopping_patience_counter: int = 0
 
     def check_metric_value(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metric_value: float

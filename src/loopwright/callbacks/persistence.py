@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.state import TrainerControl, collect_states, is_exportable, plain_number
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 def capture_states(callbacks: Iterable[Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.callbacks.base import TrainerCallback
 from loopwright.callbacks.printer import readable, write_line
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
     from loopwright.state import TrainerControl, TrainerState
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # What writing to a stream raises that is closed (ValueError) or has nobody at its other end (OSError).
 _TERMINAL_GONE = (OSError, ValueError)

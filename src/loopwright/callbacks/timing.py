@@ -55,7 +55,7 @@ class TimeBudgetCallback(TrainerCallback, ExportableState):
 
     def __init__(self, hours: float) -> None:
         self.hours = hours
-        self.seconds_used = 0.0
+        self.seconds_used: float = 0.0
         self._longest = 0.0
         self._now = time.monotonic()
         self._steps = 0

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Literal
 
 from loopwright._support.files import sync_directory
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.checkpoint.layout import PREFIX_CHECKPOINT_DIR
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 Purpose = Literal["tmp", "old", "gone"]
 

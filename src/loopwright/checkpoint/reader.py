@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.checkpoint.adapters import holds_adapters_alone, load_adapters
 from loopwright.checkpoint.layout import (
     DATA_STATE_NAME,
@@ -33,7 +33,7 @@ from loopwright.errors import CheckpointDamaged, CheckpointError
 from loopwright.runtime.wrapping import unwrap_model
 from loopwright.state import TRAINER_STATE_NAME, TrainerState
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _NAMES_SHOWN = 5
 

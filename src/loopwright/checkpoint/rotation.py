@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.checkpoint.hidden import hide, remove_tree
 from loopwright.checkpoint.layout import list_checkpoints, step_of
 from loopwright.checkpoint.manifest import read_manifest
@@ -16,7 +16,7 @@ from loopwright.checkpoint.reader import load_loopwright_state
 from loopwright.checkpoint.verify import find_damage
 from loopwright.errors import CheckpointError
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 def rotate(  # noqa: PLR0913 -- each says of some checkpoints that they stay

@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from loopwright._support.files import FileRecord, digest_file
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.checkpoint.layout import (
     ADAPTER_NAMES,
     LOOPWRIGHT_STATE_NAME,
@@ -33,7 +33,7 @@ from loopwright.checkpoint.reader import load_trainer_state
 from loopwright.checkpoint.weights import weight_files
 from loopwright.errors import CheckpointDamaged, CheckpointError, CheckpointNotFound
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 def find_damage(directory: Path | str) -> list[str]:

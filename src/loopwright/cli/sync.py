@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from loopwright._support.env import read_all, set_variables
-from loopwright._support.log import get_logger, set_level
+from loopwright._support.log import Logger, get_logger, set_level
 from loopwright.delivery.follower import EXIT_HUNG, Follower, follow, leave
 from loopwright.delivery.sink import Sink
 from loopwright.delivery.store import read_delivered
@@ -27,7 +27,7 @@ from loopwright.journal.reader import JournalReader, SinkEntry, find_journal, fi
 from loopwright.journal.recorder import LOCK_NAME
 from loopwright.trackers.registry import make_tracker
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _NICENESS = 5
 

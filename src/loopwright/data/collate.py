@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.data.columns import describe_ignored, nothing_left
 from loopwright.errors import ArgumentError, DataError
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _LABEL_KEYS = ("label", "label_ids")
 _MOST_NAMED = 8
@@ -72,7 +72,7 @@ class ColumnDroppingCollator:
         model_name: str = "the model",
     ) -> None:
         self.collate = collate
-        self.keep = tuple(keep)
+        self.keep: tuple[str, ...] = tuple(keep)
         self.description = description
         self.model_name = model_name
         self._kept = frozenset(keep)

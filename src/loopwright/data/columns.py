@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.errors import DataError
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # Names that data collators turn into "labels".
 _LABEL_COLUMNS = ("label", "label_ids")

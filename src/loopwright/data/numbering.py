@@ -34,8 +34,8 @@ class Numbered:
     __slots__ = ("indices", "seed")
 
     def __init__(self, indices: Any, seed: int) -> None:
-        self.indices = indices
-        self.seed = seed
+        self.indices: Any = indices
+        self.seed: int = seed
 
     # Unpickling is the one thing that a worker does with every batch before it loads the first example, whatever the
     # dataset, the collator and the way of starting processes.
@@ -74,10 +74,10 @@ class NumberedSource:
     def __init__(self, source: Any, seed: int | None) -> None:
         self.source = source
         self.seed = seed
-        self.was_asked = False
-        self.epoch = 0
-        self.first = 0
-        self.to_skip = 0
+        self.was_asked: bool = False
+        self.epoch: int = 0
+        self.first: int = 0
+        self.to_skip: int = 0
         self._newest: _NumberedItems | None = None
 
     def begin(self, epoch: int, first: int = 0, *, is_placed: bool = False) -> None:

@@ -31,7 +31,7 @@ class EpochSampler(Sampler[int]):
         self.num_examples = num_examples
         self.seed = seed
         self.shuffle = shuffle
-        self.epoch = 0
+        self.epoch: int = 0
         self._start = 0
 
     def set_epoch(self, epoch: int) -> None:

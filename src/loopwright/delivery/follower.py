@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TextIO
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.delivery.sink import Sink
 from loopwright.delivery.store import DeliveryStore, standing_of
 from loopwright.delivery.worker import Deadlines, Worker
@@ -34,7 +34,7 @@ from loopwright.journal.reader import JournalReader, SinkEntry
 from loopwright.journal.writer import clean_up_write_ahead_log
 from loopwright.records import Run, Status
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 MakeSink = Callable[[SinkEntry], Sink]
 
@@ -59,7 +59,7 @@ class Channel:
         os.dup2(2, 1)
         self.is_ending = threading.Event()
         self.is_cut = threading.Event()
-        self.num_drains = 0
+        self.num_drains: int = 0
         threading.Thread(target=self._listen, name="listen-to-training", daemon=True).start()
 
     def say(self, message: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ class Follower:
         deadlines: Deadlines | None = None,
         on_progress: Callable[[dict[str, int]], None] | None = None,
     ) -> None:
-        self.output_dir = Path(output_dir)
+        self.output_dir: Path = Path(output_dir)
         self.workers: dict[tuple[str, str], Worker] = {}
         self.hung: list[str] = []
         self._make_sink = make_sink

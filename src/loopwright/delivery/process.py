@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from loopwright._support.env import whole_environment
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.delivery.follower import EXIT_HUNG
 from loopwright.delivery.retry import Backoff
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # Called while delivery is waited for, with the records left by tracker and the seconds that remain.
 OnWait = Callable[[dict[str, int], float], None]
@@ -49,8 +49,8 @@ class DeliveryProcess:
     def __init__(
         self, output_dir: Path | str, trackers: Collection[str], *, close_seconds: float, call_seconds: float
     ) -> None:
-        self.output_dir = Path(output_dir).resolve()
-        self.trackers = list(trackers)
+        self.output_dir: Path = Path(output_dir).resolve()
+        self.trackers: list[str] = list(trackers)
         self.close_seconds = close_seconds
         self.call_seconds = call_seconds
         self._pid = os.getpid()
@@ -128,7 +128,7 @@ class _Child:
     """
 
     def __init__(self, owner: DeliveryProcess, trackers: Sequence[str], delay: Backoff | None) -> None:
-        self.trackers = list(trackers)
+        self.trackers: list[str] = list(trackers)
         self.report: dict[str, dict[str, Any]] = {}
         self._owner = owner
         self._delay = delay

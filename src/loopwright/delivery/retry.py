@@ -18,7 +18,7 @@ class Backoff:
     """
 
     def __init__(self, first_seconds: float = FIRST_SECONDS, longest_seconds: float = LONGEST_SECONDS) -> None:
-        self.failures = 0
+        self.failures: int = 0
         self._first = first_seconds
         self._longest = longest_seconds
         # A generator of its own: the global one belongs to the training.

@@ -54,7 +54,7 @@ class DeliveryStore:
     """
 
     def __init__(self, output_dir: Path | str) -> None:
-        self.path = Path(output_dir) / STORE_NAME
+        self.path: Path = Path(output_dir) / STORE_NAME
         self._lock = threading.Lock()
         try:
             self._connection = connect_for_writing(self.path)

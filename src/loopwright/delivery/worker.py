@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.delivery.importing import importing
 from loopwright.delivery.retry import Backoff
 from loopwright.delivery.sink import Sink, Standing
@@ -26,7 +26,7 @@ from loopwright.journal.ownership import Ownership
 from loopwright.journal.reader import JournalReader
 from loopwright.records import Kind, Record, Run, Status
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 BATCH_SIZE = 500
 POLL_SECONDS = 0.5
@@ -81,11 +81,11 @@ class Worker:
     ) -> None:
         self.run = run
         self.tracker = tracker
-        self.is_done = False
+        self.is_done: bool = False
         self.has_opened = threading.Event()
         self.error: str | None = None
-        self.seconds = 0.0
-        self.gave_up_at = 0
+        self.seconds: float = 0.0
+        self.gave_up_at: int = 0
         self._make_sink = make_sink
         self._reader = reader
         self._store = store

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from loopwright._support.env import read_choice
 from loopwright._support.files import sync_file
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import JournalError, JournalNotFound
 from loopwright.journal.filesystem import is_network_filesystem
 from loopwright.journal.lines import LineWriter
@@ -27,7 +27,7 @@ from loopwright.journal.schema import JOURNAL_NAME, LINES_NAME, Operation
 from loopwright.journal.writer import JournalWriter, SqliteWriter
 from loopwright.records import Status
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 LOCK_NAME = "journal.lock"
 RETRY_SECONDS = 10.0
@@ -66,7 +66,7 @@ class JournalFile:
         self.output_dir = output_dir
         self.opening: list[Operation] = []
         self.unwritten: list[Operation] = []
-        self.is_open = False
+        self.is_open: bool = False
         self._writer: JournalWriter | None = None
         self._ownership = Ownership(output_dir / LOCK_NAME, "writing")
         self._retry_at = 0.0

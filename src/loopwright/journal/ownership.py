@@ -20,10 +20,10 @@ import weakref
 from pathlib import Path
 from typing import Any, ClassVar
 
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import JournalBusy
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # What a lock that another process holds is answered with, by one system or another.
 _HELD_ELSEWHERE = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
@@ -54,7 +54,7 @@ class Ownership:
     _held: ClassVar[dict[Path, Ownership]] = {}
 
     def __init__(self, path: Path, purpose: str) -> None:
-        self.path = path.resolve()
+        self.path: Path = path.resolve()
         self.purpose = purpose
         self._pid = os.getpid()
         self._descriptor: int | None = None

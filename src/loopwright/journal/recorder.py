@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import JournalBusy, JournalError
 from loopwright.journal.file import LOCK_NAME, JournalFile, number_beyond
 from loopwright.journal.reader import JournalReader, SinkEntry
@@ -27,7 +27,7 @@ from loopwright.records import Decision, Kind, Run, Status
 
 __all__ = ["LOCK_NAME", "Recorder"]
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 class Recorder:
@@ -47,11 +47,11 @@ class Recorder:
     _open: ClassVar[dict[Path, Recorder]] = {}
 
     def __init__(self, output_dir: Path | str) -> None:
-        self.output_dir = Path(output_dir).resolve()
-        self.position = 0
+        self.output_dir: Path = Path(output_dir).resolve()
+        self.position: int = 0
         self.attempt: int | None = None
         self.run: Run | None = None
-        self.is_writing = False
+        self.is_writing: bool = False
         self.is_deterministic = False
         self._pid = os.getpid()
         self._lock = threading.RLock()

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Protocol
 
 from loopwright._support.files import sync_file
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.journal.ownership import Connection
 from loopwright.journal.schema import STATEMENTS, Operation, migrate
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # Commits between two clean-ups of the write-ahead log, where nobody else does it: 17 MB or more.
 _COMMITS_PER_CLEAN_UP = 4096

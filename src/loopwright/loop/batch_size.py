@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.callbacks.persistence import capture_states, restore_states
 from loopwright.errors import ArgumentError, describe
 from loopwright.loop.train import TrainingLoop
@@ -27,7 +27,7 @@ from loopwright.runtime.wrapping import unwrap_model
 if TYPE_CHECKING:
     from loopwright.loop.hooks import TrainingHooks
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _UPDATES = 10
 # In what torch raises as a plain RuntimeError: its CPU allocator's words on Linux and on Windows, and a library's.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.data.columns import main_input_name
 from loopwright.data.drawing import drawer
 from loopwright.data.loaders import find_batch_size, has_length
@@ -26,7 +26,7 @@ from loopwright.runtime.wrapping import shared_buffers
 if TYPE_CHECKING:
     from loopwright.loop.hooks import TrainingHooks
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _Array = np.ndarray[Any, Any]
 
@@ -57,11 +57,13 @@ class EvaluationLoop:
         self.prefix = prefix
         args = trainer.args
         measure = trainer.compute_metrics
-        self.metric = BatchwiseMetric(measure, args.device) if is_metric_object(measure) else None
-        self.keeps_outputs = for_prediction or not (args.batch_eval_metrics or self.metric is not None)
-        self.wants_inputs = "inputs" in args.include_for_metrics
+        self.metric: BatchwiseMetric | None = (
+            BatchwiseMetric(measure, args.device) if is_metric_object(measure) else None
+        )
+        self.keeps_outputs: bool = for_prediction or not (args.batch_eval_metrics or self.metric is not None)
+        self.wants_inputs: bool = "inputs" in args.include_for_metrics
         self.for_prediction = for_prediction
-        self.losses = _Losses()
+        self.losses: _Losses = _Losses()
         self.sizes: list[int] = []
         self.predictions, self.labels, self.inputs = self.collectors = [
             OutputCollector(

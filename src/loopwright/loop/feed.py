@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.data.continuing import carrier_of, is_read_past, iterate_from, read_past, why_read_past
 from loopwright.data.drawing import drawer
 from loopwright.data.loaders import SeededLoader, begin_epoch, generators_of
@@ -28,7 +28,7 @@ from loopwright.data.waiting import end_workers, poll_while_waiting
 from loopwright.errors import CheckpointError, describe
 from loopwright.runtime.randomness import capture_randomness, restore_randomness
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 class Feed:
@@ -48,11 +48,11 @@ class Feed:
         self, loader: Any, *, seed: int, check: Callable[[], None] | None = None, shows_progress: bool = False
     ) -> None:
         self.given = loader
-        self.loader = number_batches(loader, seed)
+        self.loader: Any = number_batches(loader, seed)
         self.seed = seed
         self.check = check
         self.shows_progress = shows_progress
-        self.used = 0
+        self.used: int = 0
         self._carrier = carrier_of(self.loader)
         self._taken: list[Any] = []
         self._waiting: deque[Any] = deque()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.errors import describe
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from loopwright.loop.hooks import TrainingHooks
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # Where lengths vary without end, those that came first make way; each takes some 100 bytes of a checkpoint.
 _MOST_FORMS = 1024

@@ -39,7 +39,7 @@ class GrowingArray:
     def __init__(self, dtype: np.dtype[Any], capacity: int, directory: Path | str | None = None) -> None:
         self.dtype = dtype
         self.directory = directory
-        self.size = 0
+        self.size: int = 0
         self._file = None if directory is None else _unnamed_file(directory)
         if self._file is not None:
             weakref.finalize(self, self._file.close)  # arrays that were handed out keep the mapping, which needs none

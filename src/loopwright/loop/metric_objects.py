@@ -48,7 +48,7 @@ class BatchwiseMetric:
         if isinstance(metric, torch.nn.Module):
             metric.to(device)
         self.metric.reset()
-        self.was_updated = False
+        self.was_updated: bool = False
         self._merged: list[tuple[Any, list[_State]]] = []
 
     def update(self, logits: Any, labels: Any) -> None:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import ArgumentError, UnsupportedArgument
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # Biases, and whatever lies inside a module that is named as a normalization.
 _NAMED_WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.|_)norm(?:$|\.)")

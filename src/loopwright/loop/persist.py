@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.callbacks.persistence import capture_states, restore_states
 from loopwright.checkpoint.layout import (
     DATA_STATE_NAME,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from loopwright.loop.train import TrainingLoop
     from loopwright.runtime.ranks import Ranks
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 FORMAT_VERSION = 1
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.checkpoint.buffers import Buffers
 from loopwright.checkpoint.history import HistoryText
 from loopwright.checkpoint.layout import checkpoint_dir
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from loopwright.loop.hooks import TrainingHooks
     from loopwright.state import TrainerState
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 @dataclasses.dataclass
@@ -55,8 +55,8 @@ class Saving:
 
     def __init__(self, trainer: TrainingHooks) -> None:
         self.trainer = trainer
-        self.is_idle = True
-        self.history = HistoryText()
+        self.is_idle: bool = True
+        self.history: HistoryText = HistoryText()
         self._thread: ThreadPoolExecutor | None = None
         self._buffers = Buffers()  # of what stays where it is from one save to the next
         self._small_buffers = Buffers()

@@ -17,11 +17,11 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import ArgumentError, UnsupportedArgument
 from loopwright.loop import schedule_formulas as formulas
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 # The names that people import from transformers; arguments, their order and defaults are those there.

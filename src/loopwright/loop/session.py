@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.callbacks.costs import CostWatch
 from loopwright.callbacks.persistence import capture_states
 from loopwright.checkpoint.hidden import clear_leftovers
@@ -33,7 +33,7 @@ from loopwright.runtime.signals import SignalWatch
 from loopwright.runtime.wrapping import unwrap_model
 from loopwright.state import TrainerState, plain_number
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 def choose_checkpoint(output_dir: str, asked: str | Path | bool | None) -> Path | None:
@@ -102,8 +102,8 @@ class TrainingSession:
         self.trainer = trainer
         self.checkpoint = checkpoint
         self.goes_on = goes_on
-        self.is_again = False
-        self.signals = SignalWatch(is_on=trainer.args.signal_action != "off")
+        self.is_again: bool = False
+        self.signals: SignalWatch = SignalWatch(is_on=trainer.args.signal_action != "off")
 
     def run(self, ignore_keys_for_eval: list[str] | None) -> TrainOutput:
         """Train, and return what was done; journal and trackers learn how it ended, whichever way it does.

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.data.columns import main_input_name
 
 if TYPE_CHECKING:
     from loopwright.loop.hooks import TrainingHooks
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 def count_tokens(trainer: TrainingHooks, inputs: Any, *, only_real: bool) -> int:

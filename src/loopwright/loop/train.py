@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.loop.flops import FlopCounter
 from loopwright.loop.lines import LogLines
 from loopwright.loop.metrics import update_best, watched_metric
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from loopwright.loop.plan import TrainingPlan
     from loopwright.loop.sharing import Shares
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
@@ -69,8 +69,8 @@ class TrainingLoop:
         self.trainer = trainer
         self.plan = plan
         self.feed = feed
-        self.position = position
-        self.lines = LogLines(trainer, window)
+        self.position: Position = position
+        self.lines: LogLines = LogLines(trainer, window)
         self.pause = pause
         self.agreement: Agreement | None = None
         self.shares: Shares | None = None
@@ -78,15 +78,15 @@ class TrainingLoop:
         self.update: Update | None = None
         self.flags_to_act_on: Mapping[str, bool] | None = None
         self.saved_mark: tuple[Any, ...] | None = None
-        self.is_paused = False
-        self.is_acting = False
-        self.is_whole = True
-        self.device = trainer.args.device
-        self.tokens_at_start = trainer.state.num_input_tokens_seen
-        self.is_done = False
+        self.is_paused: bool = False
+        self.is_acting: bool = False
+        self.is_whole: bool = True
+        self.device: torch.device = trainer.args.device
+        self.tokens_at_start: int = trainer.state.num_input_tokens_seen
+        self.is_done: bool = False
         self.ignore_keys_for_eval: list[str] | None = None
         self._clipper = Clipper(())
-        self.flops = FlopCounter(trainer)
+        self.flops: FlopCounter = FlopCounter(trainer)
         self._counted_before_update = (trainer.state.num_input_tokens_seen, trainer.state.total_flos)
 
     # Epochs

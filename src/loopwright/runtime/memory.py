@@ -18,10 +18,10 @@ from typing import Any, Self
 
 import torch
 
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.runtime.device import empty_cache, is_accelerator
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _PROCESS = Path("/proc/self")
 _SET_PEAK_BACK = "5"  # proc_pid_clear_refs(5)

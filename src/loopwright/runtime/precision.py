@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.errors import ArgumentError
 from loopwright.runtime.stepping import Stepper
 
 if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # Further down its inverse has no float32: torch then multiplies gradients by infinity, and takes that for a good step.
 _LOWEST_SCALE = 2.0**-100
@@ -54,8 +54,8 @@ class Precision:
     def __init__(
         self, dtype: torch.dtype | None, device: torch.device, scaler: torch.amp.GradScaler | None = None
     ) -> None:
-        self.dtype = dtype
-        self.scaler = scaler
+        self.dtype: torch.dtype | None = dtype
+        self.scaler: torch.amp.GradScaler | None = scaler
         self._stepper = Stepper()
         self.autocast: Callable[[], AbstractContextManager[Any]] = (
             _return_nothing if dtype is None else partial(torch.autocast, device.type, dtype)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import ArgumentError, CheckpointError
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _LARGEST_SEED = 2**32 - 1  # NumPy's limit; torch alone would take 64 bits
 

@@ -14,9 +14,9 @@ import weakref
 from types import FrameType
 from typing import Any
 
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _NAMES = ("SIGTERM", "SIGUSR1")
 # As torch words it, after strsignal.

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.errors import JournalBusy, Preempted
 from loopwright.errors import describe as describe_error
 from loopwright.journal.recorder import Recorder
@@ -18,7 +18,7 @@ from loopwright.search.trials import ATTRIBUTE
 if TYPE_CHECKING:
     from loopwright.search.study import HyperparameterSearch
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 class SearchReport:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopwright._support.env import read_text
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.errors import ArgumentError, Preempted, SearchError
 from loopwright.outputs import BestRun
 from loopwright.records import Decision
@@ -34,7 +34,7 @@ from loopwright.search.trials import ATTRIBUTE, choose_name, claim, fail_killed_
 if TYPE_CHECKING:
     from loopwright.search.hooks import SearchHooks
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 class _Left(BaseException):
@@ -90,9 +90,9 @@ class HyperparameterSearch:
         self._shelf = Shelf(trainer)
         self._signals = SignalWatch(is_on=trainer.args.signal_action != "off")
         self.study: Any = None
-        self.search_id = ""
+        self.search_id: str = ""
         self.objective: Any = None
-        self.is_pruned = False
+        self.is_pruned: bool = False
         self._trial: Any = None
         self._name = ""
         self._last_reported: int | None = None

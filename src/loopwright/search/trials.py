@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.errors import ArgumentError, JournalBusy, JournalError
 from loopwright.journal.ownership import Ownership
 from loopwright.journal.recorder import Recorder
 from loopwright.records import Trial
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # The one entry among the user's attributes of an Optuna trial or study.
 ATTRIBUTE = "loopwright"

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from loopwright._support.env import read_all, read_text, set_variables
 from loopwright._support.extras import is_installed, require_installed
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.errors import TrackerError
 from loopwright.records import Record, Run, Status
 from loopwright.trackers import azureml_session as sessions
@@ -28,7 +28,7 @@ from loopwright.trackers.description import origin
 from loopwright.trackers.mlflow import MLflowCallback
 from loopwright.trackers.presence import training_beside
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 CORE, MLFLOW = "azureml.core", "azureml.mlflow"
 MLFLOW_SCHEME = "azureml://"

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from loopwright._support.env import parse_flag, read_text
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.callbacks.base import TrainerCallback
 from loopwright.delivery.sink import Standing
 from loopwright.errors import TrackerError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from loopwright.state import TrainerControl, TrainerState
     from loopwright.trackers.reporting import Reporting
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _POINTS = frozenset({Kind.LOG, Kind.PREDICTION})
 _FILES = frozenset({Kind.CHECKPOINT, Kind.ARTIFACT})

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from loopwright._support.env import set_variables
 from loopwright._support.extras import require_installed
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import TrackerError
 from loopwright.records import Record, Run, Status
 from loopwright.trackers import clearml_session as sessions
@@ -24,7 +24,7 @@ from loopwright.trackers.clearml_session import Event, OfflineSession, Session
 from loopwright.trackers.description import origin
 from loopwright.trackers.naming import as_float, group_name, numbers
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _HOSTS = ("CLEARML_API_HOST", "CLEARML_WEB_HOST", "CLEARML_FILES_HOST", "CLEARML_CONFIG_FILE")
 # Shown by transformers beside the curves.

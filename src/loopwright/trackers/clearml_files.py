@@ -56,8 +56,8 @@ class OfflineFolder:
 
     def __init__(self, path: Path, *, is_shared: bool) -> None:
         self.path = path
-        self.metrics = path / "metrics.jsonl"
-        self.zip = path.with_name(f"{path.name}.zip")
+        self.metrics: Path = path / "metrics.jsonl"
+        self.zip: Path = path.with_name(f"{path.name}.zip")
         self.is_shared = is_shared
 
     def restore(self) -> None:

@@ -15,13 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.errors import TrackerError
 from loopwright.records import Record, Status
 from loopwright.trackers import clearml_task as tasks
 from loopwright.trackers.clearml_files import OfflineFolder, Place, Point, size_of
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _ANSWER_SECONDS = (5.0, 8.0)
 _LEAVE_SECONDS = 10.0

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from loopwright._support.env import set_variables
 from loopwright._support.extras import require_installed
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import TrackerError
 from loopwright.records import Record, Run, Status
 from loopwright.trackers import comet_choices as choices
@@ -25,7 +25,7 @@ from loopwright.trackers.comet_session import ArchivesSession, ProgramsSession
 from loopwright.trackers.description import origin
 from loopwright.trackers.naming import as_float, group_name, numbers
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 Session = ArchivesSession | OnlineSession | ProgramsSession
 

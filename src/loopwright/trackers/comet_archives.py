@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from loopwright._support.files import sync_directory, sync_file
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 CONTENTS = "loopwright.json"
 MESSAGES = "messages.json"

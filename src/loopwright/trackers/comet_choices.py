@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loopwright._support.env import parse_flag
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import ArgumentError
 from loopwright.records import Run
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # Returns an environment variable, or None.
 Variable = Callable[[str], str | None]

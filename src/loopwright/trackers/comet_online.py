@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import RecordRefused, TrackerError, describe
 from loopwright.records import Record
 from loopwright.trackers import comet_sdk
 from loopwright.trackers.comet_sdk import Plan
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _POINTS_PER_REQUEST = 1000
 _BEAT_SECONDS = 30.0
@@ -78,7 +78,7 @@ class OnlineSession:
         self._require_answer()
         self._handshake = self._begin(plan)
         self._mailbox = Mailbox()
-        self.experiment = comet_sdk.begin_collecting(directory, plan, self._mailbox, self._handshake)
+        self.experiment: Any = comet_sdk.begin_collecting(directory, plan, self._mailbox, self._handshake)
         comet_sdk.describe(self.experiment, plan)
         self.flush()
         self._beat(is_alive=True)

@@ -18,14 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.errors import TrackerError
 from loopwright.records import Record
 from loopwright.trackers import comet_archives as archives
 from loopwright.trackers.comet_archives import Archive, Span
 from loopwright.trackers.comet_sdk import Plan, begin_offline, describe, send_files, send_points
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # `comet upload` sends 15,000 points of a metric in an archive, and a random choice of more.
 MOST_RECORDS = 10_000
@@ -45,11 +45,11 @@ class OpenArchive:
     def __init__(self, directory: Path, plan: Plan) -> None:
         self.directory = directory
         self.spans: list[Span] = []
-        self.num_records = 0
-        self.is_ended = False
+        self.num_records: int = 0
+        self.is_ended: bool = False
         self.expected: Counter[tuple[str, int]] = Counter()
         self.sizes: Counter[int] = Counter()
-        self.experiment = begin_offline(directory, plan)
+        self.experiment: Any = begin_offline(directory, plan)
         describe(self.experiment, plan)
 
     @property

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from loopwright._support.extras import require_installed
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import TrackerError
 from loopwright.records import Kind, Record, Status
 from loopwright.trackers.dagshub_client import (
@@ -28,7 +28,7 @@ from loopwright.trackers.dagshub_client import (
 from loopwright.trackers.mlflow import MLflowCallback
 from loopwright.trackers.mlflow_client import MLflowService, without_password
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _ARTIFACTS = "artifacts"  # where transformers puts them, too
 _NOTHING: dict[str, Any] = {"place": None, "records": []}

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from loopwright._support.env import read_text, set_variables
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import TrackerError, describe
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 DEFAULT_HOST = "https://dagshub.com"
 _TRACKING_PATH = re.compile(r"/(?P<owner>[^/]+)/(?P<name>[^/]+)\.mlflow/?$")

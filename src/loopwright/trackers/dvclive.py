@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from loopwright._support.env import parse_flag, read_text
 from loopwright._support.extras import require_installed
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.arguments.choices import suggest
 from loopwright.errors import ArgumentError, TrackerError
 from loopwright.records import Kind, Record, Run, Status
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
     from loopwright.state import TrainerControl, TrainerState
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _LIVE_ARGUMENTS = (
     "dir",

@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.delivery.store import standing_of
 from loopwright.errors import JournalError
 from loopwright.journal.reader import JournalReader
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _QUIET_SECONDS = 2.0
 

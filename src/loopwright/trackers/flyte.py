@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from loopwright._support.extras import is_installed, require_installed
 from loopwright._support.files import link_or_copy
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.checkpoint.layout import ATTEMPT_NAME, MANIFEST_NAME, step_of
 from loopwright.errors import TrackerError, describe
 from loopwright.records import Record
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
     from loopwright.state import TrainerControl, TrainerState
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 DECK_NAME = "Log History"
 _OUTSIDE = "the program is in no Flyte task"

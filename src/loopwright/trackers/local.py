@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.delivery.store import DeliveryStore
 from loopwright.delivery.worker import Deadlines, Worker
 from loopwright.errors import TrackerError
@@ -20,7 +20,7 @@ from loopwright.journal.reader import JournalReader
 from loopwright.records import Run, Status
 from loopwright.runtime.randomness import capture_randomness, restore_randomness
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 class LocalTrackers:
@@ -43,7 +43,7 @@ class LocalTrackers:
         status: Callable[[], Status],
         deadlines: Deadlines,
     ) -> None:
-        self.trackers = list(trackers)
+        self.trackers: list[Any] = list(trackers)
         self._run = run
         self._status = status
         self._deadlines = deadlines

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from loopwright._support.extras import require_installed
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import ArgumentError, TrackerError
 from loopwright.records import Kind, Record, Run, Status
 from loopwright.trackers import neptune_choices as choices
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NeptuneCallback", "NeptuneMissingConfiguration"]
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 class NeptuneCallback(TrackerCallback):

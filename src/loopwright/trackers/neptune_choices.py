@@ -11,11 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loopwright._support.env import read_text
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import ArgumentError, TrackerError
 from loopwright.records import Run
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # Returns an environment variable, or None.
 Variable = Callable[[str], str | None]

@@ -20,14 +20,14 @@ from typing import Any
 
 from loopwright._support.env import read_text, set_variables
 from loopwright._support.files import link_or_copy
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import TrackerError, describe
 from loopwright.records import Record, Status
 from loopwright.trackers.naming import as_float, group_name, numbers
 from loopwright.trackers.neptune_choices import address_of, is_hosted
 from loopwright.trackers.neptune_folder import Folder, Held, runs_kept_in
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # With the SDK's own numbers a dead server is noticed after 61 s, and a request may take 10 minutes.
 _WAITING = {"NEPTUNE_RETRIES_TIMEOUT": "5", "NEPTUNE_REQUEST_TIMEOUT": "30"}
@@ -133,13 +133,13 @@ class Session:
         self.run = run
         self.fields = fields
         self.is_users = is_users
-        self.held = Held()
+        self.held: Held = Held()
         self._owner = owner
         self._marks: deque[tuple[int, int]] = deque()  # the SDK's number of an operation, and the record's
         self._last_safe = 0
         self._end: Status | None = None
         self._is_async = run._mode.value == "async"
-        self.is_offline = run._mode.value == "offline"
+        self.is_offline: Any = run._mode.value == "offline"
 
     @property
     def folder(self) -> Folder:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loopwright._support.extras import is_installed
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.arguments.choices import suggest
 from loopwright.arguments.reporting import normalize_report_to
 from loopwright.errors import ArgumentError, TrackerError
@@ -23,7 +23,7 @@ from loopwright.journal.reader import SinkEntry
 if TYPE_CHECKING:
     from loopwright.trackers.base import TrackerCallback
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 ENTRY_POINT_GROUP = "loopwright.trackers"
 

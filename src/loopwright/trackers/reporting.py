@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.arguments.reporting import ReportingArguments
 from loopwright.delivery.process import DeliveryProcess
 from loopwright.delivery.store import read_delivered
@@ -33,7 +33,7 @@ from loopwright.trackers.summary import print_summary
 if TYPE_CHECKING:
     from loopwright.trackers.local import LocalTrackers
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _alive: weakref.WeakSet[Reporting] = weakref.WeakSet()
 

@@ -35,8 +35,8 @@ class StandaloneReporting:
         self.args: Any = None
         self.state: Any = None
         self.model: Any = None
-        self.run_id = uuid.uuid4().hex
-        self.is_in_train = False
+        self.run_id: str = uuid.uuid4().hex
+        self.is_in_train: bool = False
         self.callback_handler = self
         self.callbacks: list[TrackerCallback] = []
         self._reporting: Reporting | None = None

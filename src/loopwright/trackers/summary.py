@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.delivery.store import Delivered, standing_of
 from loopwright.errors import JournalError
 from loopwright.journal.reader import JournalReader
@@ -14,7 +14,7 @@ from loopwright.journal.reader import JournalReader
 if TYPE_CHECKING:
     from rich.table import Table
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 
 def print_summary(output_dir: Path, run_id: str, off: Mapping[str, str]) -> None:

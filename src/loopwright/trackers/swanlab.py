@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from loopwright._support.env import set_variables
 from loopwright._support.extras import is_installed, require_installed
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import TrackerError
 from loopwright.records import Record, Run, Status
 from loopwright.trackers import swanlab_session as sessions
@@ -24,7 +24,7 @@ from loopwright.trackers.description import origin
 from loopwright.trackers.naming import as_float, group_name, numbers
 from loopwright.trackers.swanlab_session import Session
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _GLOBAL_STEP = "train/global_step"
 _MODES = {"cloud": "online", "online": "online", "local": "local", "offline": "offline", "disabled": "disabled"}

@@ -51,8 +51,8 @@ class Session:
     def __init__(self, run: Any, *, is_programs: bool) -> None:
         self.run = run
         self.is_programs = is_programs
-        self.is_online = run.mode == "online"
-        self.log_dir = Path(run.dir).parent
+        self.is_online: Any = run.mode == "online"
+        self.log_dir: Path = Path(run.dir).parent
         self._file = RunFile(Path(run._ctx.run_file))
         self._known = Points()  # handed over, in this session or before
         self._waiting: deque[_Waiting] = deque()

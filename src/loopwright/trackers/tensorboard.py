@@ -39,7 +39,7 @@ class TensorBoardCallback(TrackerCallback):
 
     def __init__(self, tb_writer: Any = None) -> None:
         require_installed("tensorboard", extra="tensorboard", purpose="TensorBoardCallback")
-        self.tb_writer = tb_writer
+        self.tb_writer: Any = tb_writer
         self._given = tb_writer
 
     def given_object(self) -> Any:

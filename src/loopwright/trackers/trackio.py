@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from loopwright._support.env import read_text
 from loopwright._support.extras import require_installed
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import TrackerError
 from loopwright.records import Record, Run, Status
 from loopwright.trackers import trackio_store as stores
@@ -25,7 +25,7 @@ from loopwright.trackers.naming import as_float, group_name, numbers
 from loopwright.trackers.trackio_current import current_run, make_current, make_run
 from loopwright.trackers.trackio_store import LocalStore, Row, ServerStore, Store, Target
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _GLOBAL_STEP = "train/global_step"
 _LARGEST = 2**63 - 1

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from loopwright._support.env import set_variables
 from loopwright._support.extras import require_installed
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import TrackerError, describe
 from loopwright.records import Kind, Record, Status
 from loopwright.trackers import wandb_choices as choices
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from loopwright.arguments import TrainingArguments
     from loopwright.state import TrainerControl, TrainerState
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # The run's end is given up before the training gives up waiting for it: so the thread comes back, and the program ends.
 _SHARE_OF_CLOSE_TIMEOUT = 0.75

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from loopwright._support.env import parse_flag
-from loopwright._support.log import get_logger, warn_once
+from loopwright._support.log import Logger, get_logger, warn_once
 from loopwright.errors import TrackerError, describe
 from loopwright.records import Run
 from loopwright.trackers.description import origin
 from loopwright.trackers.presence import training_beside
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # Returns an environment variable, or None.
 Variable = Callable[[str], str | None]

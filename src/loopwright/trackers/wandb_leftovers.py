@@ -14,10 +14,10 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.errors import TrackerError
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 _PROCESSES = Path("/proc")  # where there is none, nothing is ended
 _END_SECONDS = 10.0

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loopwright._support.log import get_logger
+from loopwright._support.log import Logger, get_logger
 from loopwright.errors import TrackerError, describe
 from loopwright.records import Record, Status
 from loopwright.trackers.naming import group_name
 from loopwright.trackers.wandb_files import GLOBAL_STEP, MARKER, Holdings, LogFile, run_files
 from loopwright.trackers.wandb_leftovers import end_leftovers
 
-logger = get_logger(__name__)
+logger: Logger = get_logger(__name__)
 
 # What transformers shows beside the run rather than as a curve; here it is both.
 SINGLE_VALUES = frozenset(
@@ -82,7 +82,7 @@ class Session:
     def __init__(self, run: Any, *, is_users: bool, counts_steps: bool) -> None:
         self.run = run
         self.is_users = is_users
-        self.held = 0
+        self.held: int = 0
         self._counts_steps = counts_steps
         self._next_number = 0
         self._row: _Row | None = None

@@ -86,7 +86,13 @@ class Ranks:
         if not dist.is_initialized():
             _find_each_other_by_slurm()
             backend = args.ddp_backend or ("nccl" if args.device.type == "cuda" else "gloo")
-            dist.init_process_group(backend, rank=ranks.index, world_size=ranks.size, timeout=args.ddp_timeout_delta)
+            dist.init_process_group(
+                backend,
+                store=_meeting_place(ranks, args),
+                rank=ranks.index,
+                world_size=ranks.size,
+                timeout=args.ddp_timeout_delta,
+            )
             atexit.register(_part)
         ranks._group = dist.new_group(backend="gloo", timeout=args.ddp_timeout_delta)
         return ranks
@@ -247,6 +253,16 @@ class Ranks:
                 abort()  # destroying waits for what NCCL has in its queue, and that may never end
             else:
                 dist.destroy_process_group()
+
+
+def _meeting_place(ranks: Ranks, args: TrainingArguments) -> dist.Store:
+    """Return the store by which the processes find one another, as torch's variables say where it is.
+
+    One that torchrun keeps over a restart still holds the addresses of the processes before, hence the prefix.
+    """
+    found = dist.rendezvous("env://", ranks.index, ranks.size, timeout=args.ddp_timeout_delta)
+    store: dist.Store = next(iter(found))[0]
+    return dist.PrefixStore(f"loopwright/{read_text('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _part() -> None:

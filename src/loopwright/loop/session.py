@@ -23,8 +23,9 @@ from loopwright.loop.neftune import input_embeddings, noisy_embeddings
 from loopwright.loop.pausing import PausePoint
 from loopwright.loop.persist import position_in, restore_callbacks, restore_loop
 from loopwright.loop.plan import TrainingPlan, make_plan
+from loopwright.loop.position import Position
 from loopwright.loop.report import LossWindow, speed_metrics
-from loopwright.loop.train import Position, TrainingLoop
+from loopwright.loop.train import TrainingLoop
 from loopwright.outputs import TrainOutput
 from loopwright.records import Status
 from loopwright.runtime.signals import SignalWatch
@@ -117,14 +118,14 @@ class TrainingSession:
             except BaseException as error:
                 self._save_after(error)
                 trainer.callback_handler.on_exception(trainer.args, trainer.state, trainer.control, exception=error)
-                trainer.reporting.end(*_failure(error))
+                self._end_reporting(*_failure(error))
                 raise
             finally:
                 costs.tell()
                 trainer.saving.end()
                 if trainer.training_loop is not None:
                     trainer.training_loop.feed.close(at_once=self._is_paused())
-            trainer.reporting.end(*self._ending())
+            self._end_reporting(*self._ending())
         if self.signals.received is not None and not self._is_paused():
             self._leave()  # it came when there was nothing left to save
         return output
@@ -177,7 +178,8 @@ class TrainingSession:
             search.watch(loop)
         with noisy_embeddings(unwrap_model(trainer.model), trainer.args.neftune_noise_alpha):
             loop.run()
-        trainer.saving.finish()
+        with loop.clock.taking("saving"):
+            trainer.saving.finish()
         if loop.is_paused:
             self._save_paused(loop)
             self._leave()
@@ -230,6 +232,12 @@ class TrainingSession:
             return Status.COMPLETED, None
         stops = [decision for decision in self.trainer.callback_handler.decisions if decision.stops_training]
         return Status.STOPPED, str(stops[-1]) if stops else None
+
+    def _end_reporting(self, status: Status, reason: str | None) -> None:
+        trainer = self.trainer
+        if trainer.training_loop is not None:
+            trainer.reporting.note_costs(trainer.training_loop.clock.account())
+        trainer.reporting.end(status, reason)
 
     def _begin_reporting(self) -> None:
         trainer, checkpoint = self.trainer, self.checkpoint

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from loopwright._support.log import get_logger
+from loopwright.callbacks.events import Event
+from loopwright.loop.clock import Clock
 from loopwright.loop.flops import FlopCounter
 from loopwright.loop.metrics import update_best, watched_metric
 from loopwright.loop.pausing import Paused, PausePoint
+from loopwright.loop.position import Position, Resumption
 from loopwright.loop.report import LossWindow
 from loopwright.loop.tokens import count_tokens
 from loopwright.loop.update import Update
@@ -20,47 +23,13 @@ from loopwright.runtime.clipping import Clipper
 from loopwright.state import CONTROL_FLAGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from loopwright.loop.feed import Feed
     from loopwright.loop.hooks import TrainingHooks
     from loopwright.loop.plan import TrainingPlan
 
 logger = get_logger(__name__)
-
-
-@dataclass
-class Position:
-    """Where in the data a training is.
-
-    Attributes:
-        epoch: Index of the epoch, counted from 0.
-        batches: Micro-batches of it that have been used.
-        is_cut: Whether a callback has ended it before its last batch.
-        epoch_ended: Whether its `on_epoch_end` has been called too.
-    """
-
-    epoch: int = 0
-    batches: int = 0
-    is_cut: bool = False
-    epoch_ended: bool = False
-
-
-@dataclass
-class Resumption:
-    """What is to be put back once the data stands where it stood.
-
-    Attributes:
-        restore_streams: Puts the random states back.
-        data: What the feed's `state` returned.
-        flags: Control flags that had not been acted on.
-        update: The update that had been begun.
-    """
-
-    restore_streams: Callable[[], None] = lambda: None
-    data: Mapping[str, Any] | None = None
-    flags: Mapping[str, bool] | None = None
-    update: Update | None = None
 
 
 class TrainingLoop:
@@ -79,6 +48,7 @@ class TrainingLoop:
         saved_mark: `mark` of the newest checkpoint, or of the beginning; None where that checkpoint failed.
         is_paused: Whether the loop has stopped to be gone on with by another process.
         is_acting: Whether callbacks are asked, at a step's or an epoch's end, or what they say is acted on.
+        clock: Where the time goes.
         is_whole: Whether weights and step number belong together; not so while the optimizer steps.
     """
 
@@ -113,6 +83,7 @@ class TrainingLoop:
         self.is_done = False
         self.ignore_keys_for_eval: list[str] | None = None
         self._clipper = Clipper(())
+        self.clock = Clock(trainer.callback_handler)
         self.flops = FlopCounter(trainer)
         self._counted_before_update = (trainer.state.num_input_tokens_seen, trainer.state.total_flos)
 
@@ -160,7 +131,8 @@ class TrainingLoop:
         """Go through the rest of the current epoch, then act on what callbacks said at its end."""
         trainer, position = self.trainer, self.position
         data = None if self.resumption is None else self.resumption.data
-        self.feed.begin(position.epoch, position.batches, data)
+        with self.clock.taking("data"):
+            self.feed.begin(position.epoch, position.batches, data)
         self.pause.signals.guard_workers()
         # Taken anew each epoch: callbacks freeze and unfreeze, and may add modules.
         self._clipper = Clipper(list(trainer.model.parameters()))
@@ -171,7 +143,8 @@ class TrainingLoop:
             if not self._take_update():
                 break
             if not trainer.saving.is_idle:
-                trainer.saving.settle()
+                with self.clock.taking("saving"):
+                    trainer.saving.settle()
             going = not (trainer.control.should_epoch_stop or trainer.control.should_training_stop)
             # An epoch that a stop of the whole training cuts short goes on when the run is resumed.
             cut_short = not going and self._is_cut_short()
@@ -221,7 +194,10 @@ class TrainingLoop:
         missing = self.plan.batches_per_epoch - self.position.batches
         wanted = min(self.plan.accumulation, missing) if begun is None else begun.size - begun.done
         self.feed.begin_group()
+        clock, started = self.clock, perf_counter()
         batches, num_items = trainer.get_batch_samples(self.feed, wanted, self.device)
+        clock.fetched = perf_counter()
+        clock.data += clock.fetched - started
         if not batches:
             return False
         if begun is None:
@@ -237,10 +213,14 @@ class TrainingLoop:
         """Do the optimizer update of `update`; cut short where a callback stops inside it."""
         trainer = self.trainer
         handler, args, state = trainer.callback_handler, trainer.args, trainer.state
+        clock = self.clock
         loss = self._accumulate()
+        computed = perf_counter()
+        clock.forward_backward += computed - clock.fetched
         if loss is None:
             return
         self._step_optimizer()
+        clock.optimizer += perf_counter() - computed
         self.window.add(loss)
         state.global_step += 1
         state.epoch = self.position.epoch + self.position.batches / self.plan.batches_per_epoch
@@ -312,11 +292,15 @@ class TrainingLoop:
             if trainer.args.save_strategy == "best":
                 trainer.control.should_save = is_best
         if trainer.control.should_save:
-            trainer.saving.save_and_tell()
+            with self.clock.taking("saving"):
+                trainer.saving.save_and_tell()
+            trainer.reporting.note_costs(self.clock.account())
         self.is_acting = False
 
     def log(self) -> None:
         """Make the log line of the steps since the last one."""
+        clock, handler = self.clock, self.trainer.callback_handler
+        spent, started = handler.seconds(Event.LOG), perf_counter()
         logs = self.window.close()
         if self.grad_norm is not None:
             logs["grad_norm"] = float(self.grad_norm)
@@ -324,13 +308,15 @@ class TrainingLoop:
         logs["learning_rate"] = self.trainer.optimizer.param_groups[0]["lr"] if learning_rate is None else learning_rate
         self.last_logged_step = self.trainer.state.global_step
         self.trainer.log(logs, self.start_time)
+        clock.logging += perf_counter() - started - (handler.seconds(Event.LOG) - spent)
 
     def _evaluate_pausably(self, *, steps_scheduler: bool = True) -> dict[str, float]:
         """Evaluate; where the loop has to pause meanwhile, as if the evaluation had not been begun."""
         flags = self._flags()
         with self.pause.in_evaluation(lambda: len(self.trainer.state.log_history)):
             try:
-                return self.evaluate(steps_scheduler=steps_scheduler)
+                with self.clock.taking("evaluation"):
+                    return self.evaluate(steps_scheduler=steps_scheduler)
             except Paused:
                 self.flags_to_act_on = flags
                 raise

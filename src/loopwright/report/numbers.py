@@ -23,7 +23,10 @@ def series_of(lines: Iterable[Record]) -> dict[str, Series]:
             values.append(_as_float(value))
             times.append(line.time)
             attempts.append(line.attempt)
-    return {name: Series(name, *(tuple(column) for column in columns)) for name, columns in found.items()}
+    return {
+        name: Series(name, tuple(steps), tuple(values), tuple(times), tuple(attempts))
+        for name, (steps, values, times, attempts) in found.items()
+    }
 
 
 def throughput_of(losses: Series) -> Series:

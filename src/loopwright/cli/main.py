@@ -12,7 +12,7 @@ import sys
 import typer
 
 from loopwright import __version__
-from loopwright.cli import checkpoints, runs, sync, verify
+from loopwright.cli import checkpoints, report, runs, sync, verify
 from loopwright.errors import LoopwrightError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("sync")(sync.sync)
 app.command("runs")(runs.runs)
 app.command("checkpoints")(checkpoints.checkpoints)
 app.command("verify")(verify.verify)
+app.command("report")(report.report)
 
 
 def _show_version(wanted: bool) -> None:

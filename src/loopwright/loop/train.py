@@ -91,6 +91,7 @@ class TrainingLoop:
 
     def run(self) -> None:
         """Train until the plan is done, a callback stops it, or it has to pause."""
+        self.clock = Clock(self.trainer.callback_handler)
         try:
             self._run_epochs()
         except Paused:

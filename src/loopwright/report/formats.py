@@ -32,7 +32,9 @@ def number_text(value: float | None) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Return a duration: "0.85 s", "12.3 s", "4 min 05 s", "3 h 12 min", "2 d 5 h"."""
+    """Return a duration: "4.2 ms", "0.85 s", "12.3 s", "4 min 05 s", "3 h 12 min", "2 d 5 h"."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.1f} ms"
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)

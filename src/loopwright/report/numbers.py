@@ -10,6 +10,8 @@ from typing import Any
 from loopwright.records import Record
 from loopwright.report.views import Best, CallbackCost, Costs, Series
 
+_MAX_RATES = 200
+
 
 def series_of(lines: Iterable[Record]) -> dict[str, Series]:
     """Return the numbers in log lines as series by name, in the order of their first values."""
@@ -30,11 +32,12 @@ def series_of(lines: Iterable[Record]) -> dict[str, Series]:
 
 
 def throughput_of(losses: Series) -> Series:
-    """Return steps per second between neighbouring values of a series that one attempt logged.
+    """Return steps per second between values of a series that one attempt logged: 200 of them at most.
 
     Evaluations and saves that came between count as well: it is how fast the training went, all in all.
     """
-    points = list(zip(losses.steps, losses.times, losses.attempts, strict=True))
+    every = -(-len(losses) // _MAX_RATES)  # a single step's time says more of the clock than of the training
+    points = list(zip(losses.steps, losses.times, losses.attempts, strict=True))[::every]
     rates = [
         (now[0], (now[0] - before[0]) / (now[1] - before[1]), now[1], now[2])
         for before, now in itertools.pairwise(points)

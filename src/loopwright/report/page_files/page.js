@@ -69,8 +69,8 @@
       font: { color: text, family: "system-ui, sans-serif", size: 12 }, hovermode: "x unified",
       hoverlabel: { bgcolor: colour("--panel"), bordercolor: line, font: { color: text } },
       dragmode: coarse.matches ? false : "zoom",
-      showlegend: chart.curves.length > 1, legend: { orientation: "h", y: -0.22, x: 0, font: { size: 11 } },
-      xaxis: { ...axis, title: { text: "step", standoff: 6 }, ...(keep ? { range: keep, autorange: false } : {}) },
+      showlegend: chart.curves.length > 1, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
+      xaxis: { ...axis, title: { text: "step", standoff: 6 }, hoverformat: ",d", unifiedhovertitle: { text: "step %{x}" }, ...(keep ? { range: keep, autorange: false } : {}) },
       yaxis: { ...axis, type: state.log ? "log" : "linear", exponentformat: "power", nticks: 6 },
       yaxis2: { overlaying: "y", range: [0, 1], fixedrange: true, visible: false },
     };

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import importlib
 import importlib.util
 import json
 import os
@@ -17,7 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from loopwright import __version__
 from loopwright._support.extras import require, require_installed
 from loopwright._support.files import write_text_atomically
 from loopwright.errors import ArgumentError
@@ -89,7 +89,7 @@ def render_report(views: Sequence[RunView]) -> str:
         library=library,
         style=_read("page.css"),
         script=_read("page.js"),
-        version=__version__,
+        version=importlib.import_module("loopwright").__version__,  # by name: the package itself stands above all
         made_at=time.time(),
     )
     return page

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 import loopwright
+from loopwright.delivery.store import DeliveryStore
+from loopwright.journal.reader import SinkEntry
+from loopwright.journal.recorder import Recorder
+from loopwright.records import Decision, Kind, Run, Status
 from tests.parity.tiny import build
+from tests.report.hostility import HOSTILE
 
 PROGRAM = Path(__file__).with_name("train_and_die.py")
 
@@ -70,4 +75,34 @@ def undelivered(tmp_path_factory):
     )
     trainer.train()
     trainer.reporting.close()
+    return directory
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A run in which every text that can be chosen is an attack."""
+    directory = tmp_path / "out"
+    recorder = Recorder(directory)
+    run = Run(
+        id="a" * 32,
+        output_dir=str(directory),
+        name=HOSTILE,
+        arguments={"output_dir": str(directory), HOSTILE: HOSTILE, "run_name": HOSTILE},
+    )
+    recorder.begin_attempt(run, purpose="training", versions={HOSTILE: HOSTILE})
+    recorder.add_sink(SinkEntry(run.id, HOSTILE, "nowhere:Nothing", {}, {}, "delivery", False))
+    for step in (1, 2, 3):
+        recorder.record(Kind.LOG, step, {"loss": 1.0 / step, HOSTILE: step, f"eval_{HOSTILE}": step})
+        recorder.decide(Decision(step, HOSTILE, HOSTILE, HOSTILE, True))
+    recorder.record(Kind.CHECKPOINT, 3, {"path": HOSTILE.replace("/", "|")})
+    recorder.record(
+        Kind.COSTS,
+        3,
+        {"total": 1.0, "parts": {HOSTILE: 0.5}, "callbacks": {HOSTILE: {HOSTILE: {"calls": 1, "seconds": 1}}}},
+    )
+    recorder.end_attempt(Status.FAILED, HOSTILE)
+    recorder.close()
+    store = DeliveryStore(directory)
+    store.note_failure(run.id, HOSTILE, HOSTILE)
+    store.close()
     return directory

@@ -19,7 +19,7 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...",
+            metavar="RUN",
             help="Output directories; DIR:ID for another run than the newest, by the first digits of its id.",
             show_default=False,
         ),

@@ -12,7 +12,7 @@ import sys
 import typer
 
 from loopwright import __version__
-from loopwright.cli import checkpoints, report, runs, sync, verify
+from loopwright.cli import checkpoints, doctor, report, runs, sync, verify
 from loopwright.errors import LoopwrightError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("runs")(runs.runs)
 app.command("checkpoints")(checkpoints.checkpoints)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,79 @@
+"""Draw curves with characters: one curve in braille dots, several with a letter each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Points = Sequence[tuple[float, float]]
+
+_HEIGHT = 10
+_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # by column and row within a character
+_EMPTY, _GAP = 0x2800, "×"
+
+
+def draw(curves: Sequence[Points], width: int) -> list[str]:
+    """Return the lines of a plot, at most `width` characters each; none where nothing in it is finite.
+
+    A value that is not finite has no height: a × below the plot stands at its step.
+
+    Arguments:
+        curves: Steps and values of each. A single one is drawn in dots; of several the first is drawn with an "a",
+            the second with a "b", and so on; "*" is where they meet.
+        width: Characters there are.
+    """
+    finite = [(x, y) for curve in curves for x, y in curve if math.isfinite(y)]
+    if not finite:
+        return []
+    low, high = min(y for _, y in finite), max(y for _, y in finite)
+    first, last = (choose(x for curve in curves for x, _ in curve) for choose in (min, max))
+    shares = [row / (_HEIGHT - 1) for row in range(_HEIGHT)]
+    labels = [
+        f"{high * (1 - share) + low * share:.4g}" if high > low or row == 6 else "" for row, share in enumerate(shares)
+    ]
+    margin = max(map(len, labels))
+    columns = max(width - margin - 2, 10)
+    dots = (2, 4) if len(curves) == 1 else (1, 1)
+    size = (columns * dots[0], _HEIGHT * dots[1])
+
+    def place(x: float, y: float) -> tuple[int, int]:
+        across = (x - first) / (last - first) if last > first else 0.0
+        # Halves first: the difference of two finite numbers may be none.
+        up = (y / 2 - low / 2) / (high / 2 - low / 2) if high / 2 > low / 2 else 0.5
+        return round(across * (size[0] - 1)), round((1 - up) * (size[1] - 1))
+
+    cells = [{place(x, y) for x, y in _joined(curve, size[0])} for curve in curves]
+    rows = _braille(cells[0], columns) if len(curves) == 1 else _letters(cells, columns)
+    lines = [f"{'' if row % 3 else labels[row]:>{margin}} ┤{text}".rstrip() for row, text in enumerate(rows)]
+    gaps = {place(x, low)[0] // dots[0] for curve in curves for x, y in curve if not math.isfinite(y)}
+    if gaps:
+        marks = "".join(_GAP if column in gaps else " " for column in range(columns))
+        lines.append(f"{'':{margin}}  {marks}".rstrip())
+    begin, end = f"{first:g}", f"{last:g}"
+    return [*lines, f"{'':{margin}}  {begin}{end:>{max(columns - len(begin), len(end) + 1)}}"]
+
+
+def _joined(curve: Points, columns: int) -> list[tuple[float, float]]:
+    """Return the finite points with others on the lines between them; where a value is not finite there is a gap."""
+    found = [(x, y) for x, y in curve if math.isfinite(y)]
+    pieces = max(1, 2 * columns // max(len(curve), 1))
+    for (x, y), (next_x, next_y) in zip(curve, curve[1:], strict=False):
+        if math.isfinite(y) and math.isfinite(next_y):
+            shares = [part / pieces for part in range(1, pieces)]
+            found += [(x + (next_x - x) * share, y * (1 - share) + next_y * share) for share in shares]
+    return found
+
+
+def _braille(cells: set[tuple[int, int]], columns: int) -> list[str]:
+    grid = [[_EMPTY] * columns for _ in range(_HEIGHT)]
+    for x, y in cells:
+        grid[y // 4][x // 2] |= _DOTS[x % 2][y % 4]
+    return ["".join(map(chr, row)).replace(chr(_EMPTY), " ") for row in grid]
+
+
+def _letters(cells: Sequence[set[tuple[int, int]]], columns: int) -> list[str]:
+    grid = [[" "] * columns for _ in range(_HEIGHT)]
+    for letter, ones in zip("abcdefghijklmnopqrstuvwxyz", cells, strict=False):
+        for x, y in ones:
+            grid[y][x] = letter if grid[y][x] == " " else "*"
+    return ["".join(row) for row in grid]

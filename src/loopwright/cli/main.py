@@ -12,7 +12,7 @@ import sys
 import typer
 
 from loopwright import __version__
-from loopwright.cli import checkpoints, doctor, report, runs, sync, verify
+from loopwright.cli import checkpoints, demo, doctor, report, runs, sync, verify
 from loopwright.errors import LoopwrightError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("checkpoints")(checkpoints.checkpoints)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
 
 
 def _show_version(wanted: bool) -> None:

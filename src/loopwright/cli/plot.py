@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 Points = Sequence[tuple[float, float]]
 
 _HEIGHT = 10
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # by column and row within a character
-_EMPTY, _GAP = 0x2800, "×"
+_EMPTY, _GAP = 0x2800, "x"
 
 
 def draw(curves: Sequence[Points], width: int) -> list[str]:
     """Return the lines of a plot, at most `width` characters each; none where nothing in it is finite.
 
-    A value that is not finite has no height: a × below the plot stands at its step.
+    A value that is not finite has no height: an x below the plot stands at its step.
 
     Arguments:
         curves: Steps and values of each. A single one is drawn in dots; of several the first is drawn with an "a",
@@ -28,9 +29,8 @@ def draw(curves: Sequence[Points], width: int) -> list[str]:
     low, high = min(y for _, y in finite), max(y for _, y in finite)
     first, last = (choose(x for curve in curves for x, _ in curve) for choose in (min, max))
     shares = [row / (_HEIGHT - 1) for row in range(_HEIGHT)]
-    labels = [
-        f"{high * (1 - share) + low * share:.4g}" if high > low or row == 6 else "" for row, share in enumerate(shares)
-    ]
+    shown = [row % 3 == 0 and (high > low or row == 6) for row in range(_HEIGHT)]
+    labels = [f"{high * (1 - share) + low * share:.4g}" if shown[row] else "" for row, share in enumerate(shares)]
     margin = max(map(len, labels))
     columns = max(width - margin - 2, 10)
     dots = (2, 4) if len(curves) == 1 else (1, 1)
@@ -44,7 +44,7 @@ def draw(curves: Sequence[Points], width: int) -> list[str]:
 
     cells = [{place(x, y) for x, y in _joined(curve, size[0])} for curve in curves]
     rows = _braille(cells[0], columns) if len(curves) == 1 else _letters(cells, columns)
-    lines = [f"{'' if row % 3 else labels[row]:>{margin}} ┤{text}".rstrip() for row, text in enumerate(rows)]
+    lines = [f"{label:>{margin}} ┤{text}".rstrip() for label, text in zip(labels, rows, strict=True)]
     gaps = {place(x, low)[0] // dots[0] for curve in curves for x, y in curve if not math.isfinite(y)}
     if gaps:
         marks = "".join(_GAP if column in gaps else " " for column in range(columns))
@@ -57,7 +57,7 @@ def _joined(curve: Points, columns: int) -> list[tuple[float, float]]:
     """Return the finite points with others on the lines between them; where a value is not finite there is a gap."""
     found = [(x, y) for x, y in curve if math.isfinite(y)]
     pieces = max(1, 2 * columns // max(len(curve), 1))
-    for (x, y), (next_x, next_y) in zip(curve, curve[1:], strict=False):
+    for (x, y), (next_x, next_y) in pairwise(curve):
         if math.isfinite(y) and math.isfinite(next_y):
             shares = [part / pieces for part in range(1, pieces)]
             found += [(x + (next_x - x) * share, y * (1 - share) + next_y * share) for share in shares]

@@ -34,6 +34,8 @@ def is_network_filesystem(path: Path, mounts_file: Path = Path("/proc/self/mount
 
 def filesystem_kind(path: Path, mounts_file: Path = Path("/proc/self/mountinfo")) -> str:
     """Return the type of the filesystem on which `path` lies, such as "ext4"; "" where the system doesn't say."""
+    if not sys.platform.startswith("linux"):
+        return ""
     try:
         lines = mounts_file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         target = path.resolve()

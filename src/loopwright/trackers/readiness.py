@@ -130,7 +130,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Login:
-    """A file in which a tool keeps credentials: where, which variable moves it, and a word that tells it from others."""
+    """A file in which a tool keeps credentials: where, the variable that moves it, a word that has to be in it."""
 
     path: str
     variable: str | None = None

@@ -12,7 +12,7 @@ import sys
 import typer
 
 from loopwright import __version__
-from loopwright.cli import checkpoints, demo, doctor, report, runs, sync, verify
+from loopwright.cli import checkpoints, compare, demo, doctor, export, report, runs, show, sync, tail, verify
 from loopwright.errors import LoopwrightError
 
 app = typer.Typer(
@@ -21,13 +21,17 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("sync")(sync.sync)
+app.command("demo")(demo.demo)
 app.command("runs")(runs.runs)
+app.command("show")(show.show)
+app.command("tail")(tail.tail)
+app.command("compare")(compare.compare)
+app.command("export")(export.export)
+app.command("sync")(sync.sync)
 app.command("checkpoints")(checkpoints.checkpoints)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
-app.command("demo")(demo.demo)
 
 
 def _show_version(wanted: bool) -> None:

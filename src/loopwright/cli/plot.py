@@ -13,15 +13,15 @@ _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # by column and ro
 _EMPTY, _GAP = 0x2800, "x"
 
 
-def draw(curves: Sequence[Points], width: int) -> list[str]:
+def draw(curves: Sequence[Points], width: int, letters: Sequence[str] = ()) -> list[str]:
     """Return the lines of a plot, at most `width` characters each; none where nothing in it is finite.
 
     A value that is not finite has no height: an x below the plot stands at its step.
 
     Arguments:
-        curves: Steps and values of each. A single one is drawn in dots; of several the first is drawn with an "a",
-            the second with a "b", and so on; "*" is where they meet.
+        curves: Steps and values of each.
         width: Characters there are.
+        letters: What each is drawn with, "*" where they meet. Without them there is one curve, drawn in dots.
     """
     finite = [(x, y) for curve in curves for x, y in curve if math.isfinite(y)]
     if not finite:
@@ -33,7 +33,7 @@ def draw(curves: Sequence[Points], width: int) -> list[str]:
     labels = [f"{high * (1 - share) + low * share:.4g}" if shown[row] else "" for row, share in enumerate(shares)]
     margin = max(map(len, labels))
     columns = max(width - margin - 2, 10)
-    dots = (2, 4) if len(curves) == 1 else (1, 1)
+    dots = (1, 1) if letters else (2, 4)
     size = (columns * dots[0], _HEIGHT * dots[1])
 
     def place(x: float, y: float) -> tuple[int, int]:
@@ -43,7 +43,7 @@ def draw(curves: Sequence[Points], width: int) -> list[str]:
         return round(across * (size[0] - 1)), round((1 - up) * (size[1] - 1))
 
     cells = [{place(x, y) for x, y in _joined(curve, size[0])} for curve in curves]
-    rows = _braille(cells[0], columns) if len(curves) == 1 else _letters(cells, columns)
+    rows = _letters(cells, letters, columns) if letters else _braille(cells[0], columns)
     lines = [f"{label:>{margin}} ┤{text}".rstrip() for label, text in zip(labels, rows, strict=True)]
     gaps = {place(x, low)[0] // dots[0] for curve in curves for x, y in curve if not math.isfinite(y)}
     if gaps:
@@ -71,9 +71,9 @@ def _braille(cells: set[tuple[int, int]], columns: int) -> list[str]:
     return ["".join(map(chr, row)).replace(chr(_EMPTY), " ") for row in grid]
 
 
-def _letters(cells: Sequence[set[tuple[int, int]]], columns: int) -> list[str]:
+def _letters(cells: Sequence[set[tuple[int, int]]], letters: Sequence[str], columns: int) -> list[str]:
     grid = [[" "] * columns for _ in range(_HEIGHT)]
-    for letter, ones in zip("abcdefghijklmnopqrstuvwxyz", cells, strict=False):
+    for letter, ones in zip(letters, cells, strict=True):
         for x, y in ones:
             grid[y][x] = letter if grid[y][x] == " " else "*"
     return ["".join(row) for row in grid]

@@ -27,7 +27,7 @@ def complete_run(incomplete: str) -> list[str]:
 Chosen = Annotated[
     str,
     typer.Argument(
-        metavar="[RUN]",
+        metavar="RUN",
         help="An output directory, for its newest run; or DIR:ID with the first digits of a run's id.",
         autocompletion=complete_run,
     ),

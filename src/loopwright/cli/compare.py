@@ -23,7 +23,7 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN RUN...",
+            metavar="RUN",
             help="Two runs or more, each an output directory, for its newest run, or DIR:ID.",
             show_default=False,
             autocompletion=complete_run,
@@ -56,6 +56,7 @@ def compare(
     console.print()
     console.print(_table("Last metrics", "metric", last_metrics(views), letters))
     if name is not None:
+        console.print()
         _show_curves(console, views, letters, name)
 
 
@@ -127,8 +128,8 @@ def _show_curves(console: Console, views: list[RunView], letters: list[str], nam
     drawn = [(letter, view.series[name]) for letter, view in zip(letters, views, strict=True) if name in view.series]
     if len(drawn) < len(views):
         missing = [letter for letter in letters if letter not in {one for one, _ in drawn}]
-        console.print(shown(f"\n{', '.join(missing)} never logged {name}", "dim"))
+        console.print(shown(f"{', '.join(missing)} never logged {name}", "dim"))
     curves = {letter: list(zip(one.steps, one.values, strict=True)) for letter, one in drawn}
-    console.print(shown(f"\n{name} by step", "bold"))
+    console.print(shown(f"{name} by step", "bold"))
     for line in draw(list(curves.values()), min(console.width - 1, 100), letters=list(curves)):
         console.print(Text(line, style="cyan"), no_wrap=True)

@@ -22,7 +22,7 @@ _PLACES = (_HERE.with_name("programs") / "digits.py", _HERE.parents[3] / "exampl
 
 
 def demo(
-    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the run goes.")] = Path("runs/digits"),
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the run goes.")] = Path("runs/digits"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the run that lies there, and train anew.")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="At most so many epochs.")] = 25,
     report_to: Annotated[

@@ -37,7 +37,7 @@ _GOES = {
 
 def doctor(
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Where a training would write: its output directory.")
+        Path, typer.Argument(metavar="DIR", help="Where a training would write: its output directory.")
     ] = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:

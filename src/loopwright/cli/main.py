@@ -8,16 +8,20 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 import typer
 
 from loopwright import __version__
 from loopwright.cli import checkpoints, compare, demo, doctor, export, report, runs, show, sync, tail, verify
-from loopwright.errors import LoopwrightError
+from loopwright.cli.output import printable
+from loopwright.errors import LoopwrightError, describe
 
 app = typer.Typer(
     name="loopwright",
     help="Look at training runs and their checkpoints, and deliver what was logged.",
+    epilog="Ends with 0 where all is well, 1 where something is left over or went wrong, 2 where the line can't be "
+    "understood.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -51,8 +55,12 @@ def options(
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what the terminal's encoding lacks is spelled out, and ends nothing
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="loopwright")
-    except LoopwrightError as error:
-        sys.stderr.write(f"loopwright: {error}\n")
+    except (LoopwrightError, OSError) as error:
+        text = str(error) if isinstance(error, LoopwrightError) else describe(error)
+        sys.stderr.write(f"loopwright: {printable(' '.join(text.splitlines()))}\n")
         sys.exit(1)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
@@ -46,13 +45,19 @@ def show(
     console = Console()
     console.print(shown(f"{view.directory} · {view.title}", "bold"), soft_wrap=True)
     console.print(_summary(view), soft_wrap=True)
-    console.print(_attempts(view))
-    _show_curve(console, drawn)
-    console.print(_metrics(view))
-    _show_decisions(console, view, show_all=show_all)
-    _show_costs(console, view, show_all=show_all)
-    _show_checkpoints(console, view)
-    _show_arguments(console, view, show_all=show_all)
+    sections: list[Iterable[ConsoleRenderable]] = [
+        [_attempts(view)],
+        _curve(drawn, console.width),
+        [_metrics(view)],
+        _decisions(view, show_all=show_all),
+        _costs(view, show_all=show_all),
+        _checkpoints(view, show_all=show_all),
+        [_arguments(view, show_all=show_all)],
+    ]
+    for section in sections:
+        console.print()
+        for part in section:
+            console.print(part, soft_wrap=isinstance(part, Text))
 
 
 def as_dict(view: RunView) -> dict[str, Any]:
@@ -163,18 +168,15 @@ def no_such_metric(name: str, views: Sequence[RunView]) -> ArgumentError:
     return ArgumentError(f"--plot {name}: no such metric; logged are {', '.join(known) or 'none'}")
 
 
-def _show_curve(console: Console, series: Series | None) -> None:
+def _curve(series: Series | None, width: int) -> Iterator[ConsoleRenderable]:
     if series is None:
+        yield _heading("Plot", "no loss was logged")
         return
-    console.print(shown(f"\n{series.name} by step", "bold"))
-    _print_lines(console, draw([list(zip(series.steps, series.values, strict=True))], min(console.width - 1, 100)))
+    yield shown(f"{series.name} by step", "bold")
+    for line in draw([list(zip(series.steps, series.values, strict=True))], min(width - 1, 100)):
+        yield Text(line, style="cyan")
     if series.num_nonfinite:
-        console.print(Text(f"{series.num_nonfinite} of {len(series)} values are not finite (x)", style="red"))
-
-
-def _print_lines(console: Console, lines: list[str]) -> None:
-    for line in lines:
-        console.print(Text(line, style="cyan"), no_wrap=True)
+        yield Text(f"{series.num_nonfinite} of {len(series)} values are not finite (x)", style="red")
 
 
 def _metrics(view: RunView) -> Table:
@@ -187,19 +189,18 @@ def _metrics(view: RunView) -> Table:
     return table
 
 
-def _show_decisions(console: Console, view: RunView, *, show_all: bool) -> None:
+def _decisions(view: RunView, *, show_all: bool) -> Iterator[ConsoleRenderable]:
     found = [str(decision) for decision, _ in view.decisions]
-    _show_heading(console, "Decisions", "none" if not found else None)
+    yield _heading("Decisions", None if found else "none")
     hidden = 0 if show_all else max(len(found) - _MOST_DECISIONS, 0)
     if hidden:
-        console.print(Text(f"  … {hidden} earlier ones: --all", style="dim"))
-    for line in found[hidden:]:
-        console.print(shown(f"  {line}"), soft_wrap=True)
+        yield Text(f"… {hidden} earlier ones: --all", style="dim")
+    yield from (shown(line) for line in found[hidden:])
 
 
-def _show_costs(console: Console, view: RunView, *, show_all: bool) -> None:
+def _costs(view: RunView, *, show_all: bool) -> Iterator[ConsoleRenderable]:
     if view.costs is None:
-        _show_heading(console, "Costs", "none recorded: an older Loopwright wrote this run, or it never took a step")
+        yield _heading("Costs", "none recorded: an older Loopwright wrote this run, or it took no step")
         return
     total = view.costs.total
     table = titled("Where the time went")
@@ -207,7 +208,8 @@ def _show_costs(console: Console, view: RunView, *, show_all: bool) -> None:
         table.add_column(name, justify="left" if name == "part" else "right")
     for name, seconds in sorted(view.costs.parts.items(), key=lambda item: -item[1]):
         table.add_row(shown(name.replace("_", " and ")), f"{seconds:.2f}", _share(seconds, total))
-    console.print(table)
+    yield table
+    yield Text()
     costs = view.costs.callbacks[: None if show_all else _MOST_CALLBACKS]
     table = titled("Cost per callback")
     table.add_column("callback", overflow="fold")
@@ -216,23 +218,25 @@ def _show_costs(console: Console, view: RunView, *, show_all: bool) -> None:
     for cost in costs:
         event = f"{cost.callback}.{cost.event}"
         table.add_row(shown(event), str(cost.calls), f"{cost.seconds:.3f}", _share(cost.seconds, total))
-    console.print(table)
+    yield table
     if len(costs) < len(view.costs.callbacks):
-        console.print(Text(f"  … {len(view.costs.callbacks) - len(costs)} cheaper ones: --all", style="dim"))
+        yield Text(f"… {len(view.costs.callbacks) - len(costs)} cheaper ones: --all", style="dim")
 
 
 def _share(seconds: float, total: float) -> str:
     return f"{seconds / total:.1%}" if total > 0 else ""
 
 
-def _show_checkpoints(console: Console, view: RunView) -> None:
-    if not view.checkpoints:
-        _show_heading(console, "Checkpoints", "none")
+def _checkpoints(view: RunView, *, show_all: bool) -> Iterator[ConsoleRenderable]:
+    listed = [one for one in view.checkpoints if show_all or one.exists]
+    num_deleted = len(view.checkpoints) - len(listed)
+    if not listed:
+        yield _heading("Checkpoints", f"none; {num_deleted} deleted: --all" if num_deleted else "none")
         return
     table = titled("Checkpoints")
     for name in ("step", "size", "state", "where"):
         table.add_column(name, justify="right" if name in {"step", "size"} else "left", overflow="fold")
-    for one in view.checkpoints:
+    for one in listed:
         marks = one.state + (", pinned" if one.is_pinned else "")
         table.add_row(
             "?" if one.step is None else str(one.step),
@@ -240,13 +244,13 @@ def _show_checkpoints(console: Console, view: RunView) -> None:
             Text(marks, style=_CHECKPOINT_STYLES.get(one.state, "green")),
             shown(one.path.name),
         )
-    console.print(table)
-    for one in view.checkpoints:
-        for line in one.damage:
-            console.print(shown(f"  {Path(one.path).name}: {line}", "red"), soft_wrap=True)
+    yield table
+    yield from (shown(f"{one.path.name}: {line}", "red") for one in listed for line in one.damage)
+    if num_deleted:
+        yield Text(f"… {num_deleted} deleted since: --all", style="dim")
 
 
-def _show_arguments(console: Console, view: RunView, *, show_all: bool) -> None:
+def _arguments(view: RunView, *, show_all: bool) -> Table:
     defaults = {one.name: one for one in view.differences}
     names = sorted(view.arguments) if show_all else sorted(defaults)
     names.sort(key=lambda name: name not in defaults)
@@ -259,7 +263,7 @@ def _show_arguments(console: Console, view: RunView, *, show_all: bool) -> None:
         different = defaults.get(name)
         default = "" if different is None or not different.is_known else different.default
         table.add_row(shown(name, "bold" if different else ""), shown(view.arguments[name]), shown(default))
-    console.print(table)
+    return table
 
 
 def titled(title: str) -> Table:
@@ -267,5 +271,5 @@ def titled(title: str) -> Table:
     return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
 
 
-def _show_heading(console: Console, title: str, said: str | None) -> None:
-    console.print(Text.assemble((f"{title}", "bold"), f": {said}" if said else ""), soft_wrap=True)
+def _heading(title: str, said: str | None) -> Text:
+    return Text.assemble((title, "bold"), f": {said}" if said else "")

@@ -27,6 +27,7 @@ from loopwright.checkpoint.layout import (
 )
 from loopwright.checkpoint.manifest import find_size_damage, read_manifest
 from loopwright.checkpoint.pins import is_pinned
+from loopwright.cli.output import printable
 from loopwright.errors import ArgumentError, CheckpointError, CheckpointNotFound
 from loopwright.state import TRAINER_STATE_NAME, TrainerState
 
@@ -260,7 +261,7 @@ def _line(entry: Entry) -> Text:
         rest = f"{entry.path}: {'; '.join(entry.damage)}"
     elif entry.state == "unverified":
         rest += f": can be opened, but has no {MANIFEST_NAME} to tell by"
-    return Text.assemble((f"{entry.state:10}", STYLES[entry.state]), "  ", rest)
+    return Text.assemble((f"{entry.state:10}", STYLES[entry.state]), "  ", printable(rest))
 
 
 def _as_dict(entry: Entry) -> dict[str, Any]:

@@ -75,7 +75,8 @@ def test_tail_prints_lines_as_they_come_and_ends_with_the_training(train, tmp_pa
     assert process.returncode == 0, errors
     lines = [first, *map(json.loads, output.splitlines())]
     assert [line["step"] for line in lines if line["kind"] == "log"] == [*range(1, 13), 12]
-    assert all("loss" in line["values"] for line in lines[:12])
+    losses = [line["values"]["loss"] for line in lines if "loss" in line.get("values", {})]
+    assert len(losses) == 12
     assert lines[-1] == {"kind": "end", "status": "completed", "reason": None}
     assert training.wait(timeout=30) == 0
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loopwright.cli.choice import AsJson, complete_run, view_of
-from loopwright.cli.output import duration, number, shown, to_json
+from loopwright.cli.output import duration, heading_of, number, shown, to_json
 from loopwright.cli.plot import draw
 from loopwright.cli.show import no_such_metric, titled
 from loopwright.report.views import RunView
@@ -102,10 +102,9 @@ def _heads(views: list[RunView], letters: list[str]) -> Table:
         table.add_column(name, overflow="fold", justify="right" if name in {"steps", "took"} else "left")
     for letter, view in zip(letters, views, strict=True):
         best = "" if view.best is None else f"{view.best.name} {number(view.best.value)} at {view.best.step}"
-        where = f"{view.directory} · {view.title}"
         table.add_row(
             Text(letter, style="bold"),
-            shown(where),
+            heading_of(view),
             shown(view.status),
             str(view.last_step),
             duration(view.seconds),

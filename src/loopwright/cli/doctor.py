@@ -186,7 +186,7 @@ def _tracker_table(trackers: list[Readiness]) -> Table:
     table.add_column("state")
     table.add_column("SDK", overflow="fold")
     table.add_column("credentials", no_wrap=True)
-    table.add_column("numbers go to, or why not", overflow="fold", ratio=1)
+    table.add_column("goes to, or why not", overflow="fold", ratio=1)
     for one in sorted(trackers, key=lambda readiness: list(_STATE_STYLES).index(readiness.state)):
         table.add_row(
             shown(one.name),

@@ -13,6 +13,7 @@ from typing import Any
 from rich.text import Text
 
 from loopwright.records import Status
+from loopwright.report.views import RunView
 
 STATUS_STYLES = {
     Status.RUNNING: "cyan",
@@ -33,6 +34,12 @@ def shown(value: object, style: str = "") -> Text:
 def printable(value: object) -> str:
     """Return `value` as text in one line, control and direction characters spelled out."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value))
+
+
+def heading_of(view: RunView) -> Text:
+    """Return where a run is, its name where it has one, and its short id."""
+    parts = [str(view.directory), *([view.run.name] if view.run.name else []), view.run.short_id]
+    return shown(" · ".join(parts), "bold")
 
 
 def number(value: Any) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loopwright.cli.choice import AsJson, Chosen, RunId, view_of
-from loopwright.cli.output import STATUS_STYLES, duration, number, shown, to_json
+from loopwright.cli.output import STATUS_STYLES, duration, heading_of, number, shown, to_json
 from loopwright.cli.plot import draw
 from loopwright.errors import ArgumentError
 from loopwright.report.views import AttemptView, RunView, Series
@@ -43,7 +43,7 @@ def show(
         typer.echo(to_json(as_dict(view)))
         return
     console = Console()
-    console.print(shown(f"{view.directory} · {view.title}", "bold"), soft_wrap=True)
+    console.print(heading_of(view), soft_wrap=True)
     console.print(_summary(view), soft_wrap=True)
     sections: list[Iterable[ConsoleRenderable]] = [
         [_attempts(view)],

@@ -13,8 +13,9 @@ def loopwright(*words, columns=120, timeout=100, variables=(), **options):
     """Return the finished process, its output as text; `variables` are added to the environment."""
     environment = {**os.environ, "COLUMNS": str(columns), **dict(variables)}
     command = [*COMMAND, *map(str, words)]
-    options = {"capture_output": True, "text": True, "check": False, "env": environment, **options}
-    return subprocess.run(command, timeout=timeout, **options)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, check=False, env=environment, **options
+    )
 
 
 def require_harmless(text):

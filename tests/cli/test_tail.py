@@ -29,11 +29,11 @@ def train(tmp_path):
         command = [sys.executable, str(PROGRAM), str(tmp_path / "out"), str(steps), str(seconds)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         started.append(process)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 150
         while not has_lines(tmp_path / "out"):
             assert process.poll() is None
             assert time.monotonic() < until
-            time.sleep(0.05)
+            time.sleep(0.2)
         return process
 
     yield begin

@@ -33,6 +33,16 @@ def test_show_names_who_stopped_a_run_and_which_attempt_was_killed(resumed):
     assert "killed: found open by the next start" in text
 
 
+def test_show_says_where_the_time_went_and_what_each_callback_cost(resumed, hostile):
+    text = loopwright("show", resumed, "--all").stdout
+    parts, callbacks = text.split("Where the time went")[1].split("Cost per callback")
+    assert "forward and backward" in parts
+    assert "EarlyStoppingCallback.on_evaluate" in callbacks
+    assert json.loads(loopwright("show", resumed, "--json").stdout)["costs"]["total"] > 0
+    older = loopwright("show", hostile).stdout  # its journal holds no costs
+    assert "Costs: none recorded: an older Loopwright wrote this run, or it took no step" in older
+
+
 def test_show_of_a_killed_run_that_nobody_started_again_says_so(killed):
     finished = loopwright("show", killed)
     assert finished.returncode == 0, finished.stderr

@@ -17,7 +17,7 @@ def test_show_of_a_whole_run_says_everything(whole):
         "best eval_loss",
         "loss by step",
         "Last metrics",
-        "Decisions: none",
+        "step 9: DefaultFlowCallback set should_training_stop in on_step_end",
         "checkpoint-9",
         "per_device_train_batch_size  4",
         "seed                         7",

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from loopwright import __version__
 from loopwright._support.env import read_choice
-from loopwright.cli.output import printable, shown, to_json
+from loopwright.cli.output import shown, to_json
 from loopwright.errors import ArgumentError, describe
 from loopwright.journal.filesystem import filesystem_kind, is_network_kind
 from loopwright.journal.reader import find_journal
@@ -181,12 +181,12 @@ def _memory(device: dict[str, Any]) -> str:
 
 
 def _tracker_table(trackers: list[Readiness]) -> Table:
-    table = Table()
+    table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("tracker", no_wrap=True)
-    table.add_column("state")
+    table.add_column("state", no_wrap=True)
     table.add_column("SDK", overflow="fold")
     table.add_column("credentials", no_wrap=True)
-    table.add_column("goes to, or why not", overflow="fold", ratio=1)
+    table.add_column("goes to, or why not", overflow="fold")
     for one in sorted(trackers, key=lambda readiness: list(_STATE_STYLES).index(readiness.state)):
         table.add_row(
             shown(one.name),
@@ -199,14 +199,15 @@ def _tracker_table(trackers: list[Readiness]) -> Table:
 
 
 def _versions(readiness: Readiness) -> Text:
-    """Return the version of the SDK, and of what else lies outside of its range."""
-    installed = [package for package in readiness.packages if package.version is not None]
-    said = [_version(package) for number, package in enumerate(installed) if number == 0 or not package.fits]
-    return Text("\n").join(said)
+    """Return the version of the SDK, and by name what else lies outside of its range."""
+    first, *others = readiness.packages or (None,)
+    lines = [] if first is None or first.version is None else [_version(first, first.version)]
+    lines += [_version(one, f"{one.name} {one.version}") for one in others if one.version is not None and not one.fits]
+    return Text("\n").join(lines)
 
 
-def _version(package: Package) -> Text:
-    text = Text(f"{printable(package.name)} {printable(package.version)}")
+def _version(package: Package, said: str) -> Text:
+    text = shown(said)
     if not package.fits:
         text.append(f", made for {package.wanted}", style="yellow")
     return text
@@ -214,6 +215,6 @@ def _version(package: Package) -> Text:
 
 def _credentials(readiness: Readiness) -> Text:
     if not readiness.credentials:
-        return Text("none needed", style="dim")
+        return Text("not needed", style="dim")
     is_present = any(one.is_present for one in readiness.credentials)
     return Text("present", style="green") if is_present else Text("absent")

@@ -52,7 +52,7 @@ def show(
         _decisions(view, show_all=show_all),
         _costs(view, show_all=show_all),
         _checkpoints(view, show_all=show_all),
-        [_arguments(view, show_all=show_all)],
+        _arguments(view, show_all=show_all),
     ]
     for section in sections:
         console.print()
@@ -250,20 +250,22 @@ def _checkpoints(view: RunView, *, show_all: bool) -> Iterator[ConsoleRenderable
         yield Text(f"… {num_deleted} deleted since: --all", style="dim")
 
 
-def _arguments(view: RunView, *, show_all: bool) -> Table:
-    defaults = {one.name: one for one in view.differences}
-    names = sorted(view.arguments) if show_all else sorted(defaults)
-    names.sort(key=lambda name: name not in defaults)
-    hidden = len(view.arguments) - len(names)
-    table = titled("Arguments" if show_all else f"Arguments that differ from the defaults ({hidden} others: --all)")
+def _arguments(view: RunView, *, show_all: bool) -> Iterator[ConsoleRenderable]:
+    """Return the arguments, those that differ from the defaults first."""
+    different = {one.name: one for one in view.differences}
+    names = sorted(view.arguments, key=lambda name: (name not in different, name))
+    listed = names if show_all else names[: len(different)]
+    table = titled("Arguments" if show_all else "Arguments that differ")
     table.add_column("argument", overflow="fold")
     table.add_column("value", overflow="fold")
     table.add_column("default", overflow="fold", style="dim")
-    for name in names:
-        different = defaults.get(name)
-        default = "" if different is None or not different.is_known else different.default
-        table.add_row(shown(name, "bold" if different else ""), shown(view.arguments[name]), shown(default))
-    return table
+    for name in listed:
+        one = different.get(name)
+        default = one.default if one is not None and one.is_known else ""
+        table.add_row(shown(name, "bold" if one else ""), shown(view.arguments[name]), shown(default))
+    yield table
+    if len(listed) < len(names):
+        yield Text(f"… {len(names) - len(listed)} have their defaults: --all", style="dim")
 
 
 def titled(title: str) -> Table:

@@ -6,13 +6,15 @@ import csv
 import io
 import json
 import math
+import subprocess
 import sys
 
 import pyarrow.parquet
 import pytest
 
 from loopwright.journal.reader import JournalReader
-from loopwright.records import Kind
+from loopwright.journal.recorder import Recorder
+from loopwright.records import Kind, Run, Status
 from tests.cli.running import loopwright
 
 
@@ -93,10 +95,24 @@ def test_a_file_that_cannot_be_is_refused(whole, tmp_path):
 
 def test_without_pyarrow_the_pip_line_is_said(whole):
     hidden = "import sys; sys.modules['pyarrow'] = None; from loopwright.cli.main import main; main()"
-    import subprocess
-
     command = [sys.executable, "-c", hidden, "export", str(whole), "--format", "parquet"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert finished.returncode == 1
     expected = 'loopwright: --format parquet needs the package pyarrow: pip install "loopwright[parquet]"\n'
     assert finished.stderr == expected
+
+
+def test_a_parquet_column_that_holds_several_kinds_keeps_them_all(tmp_path):
+    values = [{"a": 1}, {"a": 0.5}, {"b": "text"}, {"b": 2.0}, {"c": [1, 2]}, {"d": 10**30}, {"e": True}]
+    recorder = Recorder(tmp_path / "out")
+    recorder.begin_attempt(Run(id="e" * 32, output_dir=str(tmp_path / "out")), purpose="training")
+    for step, logged in enumerate(values):
+        recorder.record(Kind.LOG, step, logged)
+    recorder.end_attempt(Status.COMPLETED)
+    recorder.close()
+    target = tmp_path / "lines.parquet"
+    finished = loopwright("export", tmp_path / "out", "--format", "parquet", "--output", target)
+    assert finished.returncode == 0, finished.stderr
+    table = pyarrow.parquet.read_table(target)
+    kept = {name: [one for one in table[name].to_pylist() if one is not None] for name in "abcde"}
+    assert kept == {"a": [1.0, 0.5], "b": ['"text"', "2.0"], "c": ["[1, 2]"], "d": [str(10**30)], "e": [True]}

@@ -42,7 +42,7 @@ def draw(curves: Sequence[Points], width: int, letters: Sequence[str] = ()) -> l
         up = (y / 2 - low / 2) / (high / 2 - low / 2) if high / 2 > low / 2 else 0.5
         return round(across * (size[0] - 1)), round((1 - up) * (size[1] - 1))
 
-    cells = [{place(x, y) for x, y in _joined(curve, size[0])} for curve in curves]
+    cells = [_joined([place(x, y) if math.isfinite(y) else None for x, y in curve]) for curve in curves]
     rows = _letters(cells, letters, columns) if letters else _braille(cells[0], columns)
     lines = [f"{label:>{margin}} ┤{text}".rstrip() for label, text in zip(labels, rows, strict=True)]
     gaps = {place(x, low)[0] // dots[0] for curve in curves for x, y in curve if not math.isfinite(y)}
@@ -53,14 +53,18 @@ def draw(curves: Sequence[Points], width: int, letters: Sequence[str] = ()) -> l
     return [*lines, f"{'':{margin}}  {begin}{end:>{max(columns - len(begin), len(end) + 1)}}"]
 
 
-def _joined(curve: Points, columns: int) -> list[tuple[float, float]]:
-    """Return the finite points with others on the lines between them; where a value is not finite there is a gap."""
-    found = [(x, y) for x, y in curve if math.isfinite(y)]
-    pieces = max(1, 2 * columns // max(len(curve), 1))
-    for (x, y), (next_x, next_y) in pairwise(curve):
-        if math.isfinite(y) and math.isfinite(next_y):
-            shares = [part / pieces for part in range(1, pieces)]
-            found += [(x + (next_x - x) * share, y * (1 - share) + next_y * share) for share in shares]
+def _joined(points: Sequence[tuple[int, int] | None]) -> set[tuple[int, int]]:
+    """Return the dots of the points and of the lines between them; where a value is not finite there is a gap."""
+    found = {point for point in points if point is not None}
+    for begin, end in pairwise(points):
+        if begin is None or end is None:
+            continue
+        across, down = end[0] - begin[0], end[1] - begin[1]
+        num_dots = max(abs(across), abs(down))
+        found |= {
+            (begin[0] + round(across * dot / num_dots), begin[1] + round(down * dot / num_dots))
+            for dot in range(1, num_dots)
+        }
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -53,8 +54,7 @@ def test_show_of_a_killed_run_that_nobody_started_again_says_so(killed):
 @pytest.mark.parametrize("command", ["show", "runs"])
 def test_what_is_undelivered_is_said(undelivered, command):
     text = loopwright(command, undelivered).stdout
-    assert "tensorboard: " in text
-    assert " undelivered (" in text
+    assert re.search(r"tensorboard: [0-9]+ undelivered", text)
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

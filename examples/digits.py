@@ -6,6 +6,7 @@
     python examples/digits.py --help
 
 It shows what a run of one's own needs: a model that returns its loss, two datasets, a metric, and the arguments.
+`loopwright demo` runs this very file, which is in the package for that.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -75,9 +77,9 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((prediction.predictions.argmax(axis=-1) == prediction.label_ids).mean())}
 
 
-def main() -> None:
-    """Train, and say what came of it."""
-    options = parse_options()
+def main(words: Sequence[str] | None = None) -> None:
+    """Train, and say what came of it; `words` are the options, by default those of the command line."""
+    options = parse_options(words)
     if options.fresh and options.output_dir.exists():
         remove_run(options.output_dir)
     # So small a network is slower on several threads than on one.
@@ -114,7 +116,7 @@ def main() -> None:
     summarize(trainer, trainer.evaluate(), len(test_data))
 
 
-def parse_options() -> argparse.Namespace:
+def parse_options(words: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output-dir", type=Path, default=Path("runs/digits"), help="where the run lies (%(default)s)")
@@ -126,7 +128,7 @@ def parse_options() -> argparse.Namespace:
         help="trackers that get the numbers, by name; or all, or none (%(default)s)",
     )
     parser.add_argument("--fresh", action="store_true", help="forget the run that lies there, and train anew")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def remove_run(output_dir: Path) -> None:
@@ -155,10 +157,10 @@ def summarize(trainer: Trainer, metrics: dict[str, float], num_images: int) -> N
     table.add_row("checkpoints", f"{trainer.args.output_dir}/checkpoint-*")
     table.add_row("best model", str(state.best_model_checkpoint))
     table.add_row("every number", f"{trainer.args.output_dir}/journal.db")
-    table.add_row("runs and attempts", f"{command('loopwright')} runs {trainer.args.output_dir}")
+    table.add_row("what happened", f"{command('loopwright')} show {trainer.args.output_dir}")
     if trainer.args.report_to:
         table.add_row("curves", f"{command('tensorboard')} --logdir {trainer.args.logging_dir}")
-    table.add_row("again", "make demo goes on from here; make demo ARGS=--fresh trains anew")
+    table.add_row("again", "the same command goes on from here; --fresh (make demo ARGS=--fresh) trains anew")
     Console().print(table)
     if reached < GOAL:
         raise SystemExit(f"accuracy {reached:.2%} is below the {GOAL:.0%} that this network reaches")

@@ -34,6 +34,7 @@ LONGEST = (
     "examples/test_digits.py",
     "trackers/test_tensorboard.py",
     "contracts/test_trackers.py",
+    "report/test_browser.py",
     "trackers/test_azureml.py",
     "trackers/test_trackio.py",
     "trackers/test_flyte.py",

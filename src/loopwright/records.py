@@ -16,6 +16,7 @@ class Kind(StrEnum):
     DECISION = "decision"  # who set which control flag
     CHECKPOINT = "checkpoint"  # a checkpoint that is on the disk
     ARTIFACT = "artifact"  # files for trackers to take
+    COSTS = "costs"  # where an attempt's time went so far, and what each callback took; the attempt's newest counts
     REWIND = "rewind"  # what was recorded from this step on no longer counts
 
 

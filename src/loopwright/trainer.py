@@ -50,6 +50,7 @@ from loopwright.loop.session import TrainingSession, choose_checkpoint, reject_r
 from loopwright.loop.train import TrainingLoop
 from loopwright.outputs import EvalLoopOutput, PredictionOutput, TrainOutput
 from loopwright.records import Kind
+from loopwright.report.method import Plotting
 from loopwright.runtime.memory import MemoryMeter
 from loopwright.runtime.precision import Precision, choose_precision
 from loopwright.runtime.randomness import enable_full_determinism, set_seed
@@ -67,7 +68,7 @@ DEFAULT_CALLBACKS: list[type] = [DefaultFlowCallback]
 DEFAULT_PROGRESS_CALLBACK: type = ProgressCallback
 
 
-class Trainer(Searching):
+class Trainer(Plotting, Searching):
     """Trains, evaluates and predicts with a PyTorch model, under the eyes of callbacks.
 
     Arguments:

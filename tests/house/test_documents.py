@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 import loopwright
 from loopwright import Event, Trainer, TrainingArguments, integrations
@@ -77,6 +78,20 @@ def test_file_names_no_machine(path: Path) -> None:
     assert re.findall(rf"(?<![\w.~}}/-])/(?:{homes})/\w+", text) == []
     hosts = "|".join(("py" + r"pi\.org", "python" + r"hosted\.org", r"download\.py" + r"torch\.org"))
     assert re.findall(hosts, text) == []
+
+
+def test_commands_and_options_are_documented() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## `loopwright (\w+)`\n(.*?)(?=^## |\Z)", page, flags=re.MULTILINE | re.DOTALL))
+    commands = typer.main.get_command(app).commands
+    assert sections.keys() == commands.keys()
+    for name, command in commands.items():
+        options = [option for option in command.params if option.opts[0].startswith("-") and not option.hidden]
+        words = {word for option in options for word in option.opts}
+        assert {word for word in words - {"--help"} if f"`{word}`" not in sections[name]} == set(), name
+        known = {word for option in command.params for word in (*option.opts, *option.secondary_opts)}
+        assert set(re.findall(r"`(--[a-z-]+)`", sections[name])) <= known, name
+        assert all(option.help for option in options), name
 
 
 @pytest.fixture(scope="module")

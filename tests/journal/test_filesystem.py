@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loopwright.journal.filesystem import is_network_filesystem, is_network_kind
+from loopwright.journal.filesystem import filesystem_kind, is_network_filesystem, is_network_kind
 
 # As the kernel writes it: number, parent, device, root, mount point, options, more fields, "-", type, source, options.
 MOUNTS = r"""
@@ -46,6 +46,12 @@ def test_the_mount_that_a_directory_lies_on_decides(
 ) -> None:
     (tmp_path / directory).mkdir(parents=True, exist_ok=True)
     assert is_network_filesystem(tmp_path / directory, mounts) is is_network
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the table of mounts is Linux's")
+def test_the_kind_is_named_as_the_system_does(tmp_path: Path, mounts: Path) -> None:
+    assert filesystem_kind(tmp_path / "shared", mounts) == "nfs4"
+    assert filesystem_kind(tmp_path, tmp_path / "no table") == ""
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the table of mounts is Linux's")

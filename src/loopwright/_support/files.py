@@ -43,11 +43,16 @@ class FileRecord:
 
 def write_text_atomically(path: Path | str, text: str) -> None:
     """Replace the file at `path` with `text` (UTF-8), durably: written beside it, synced, renamed over it."""
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path | str, content: bytes) -> None:
+    """Replace the file at `path` with `content`, durably: written beside it, synced, renamed over it."""
     target = Path(path)
     descriptor, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes the file private; give it what an ordinary open() would have given.

@@ -348,6 +348,11 @@ class CallbackHandler:
         """Return what each callback has cost at each event, the dearest first."""
         return sorted(self._costs.values(), key=lambda listener: listener.seconds, reverse=True)
 
+    def seconds(self, event: str | None = None) -> float:
+        """Return what the present callbacks have cost at an event, or what all have cost at any."""
+        listeners = self._costs.values() if event is None else self._listeners[event]
+        return sum([listener.seconds for listener in listeners])
+
     def __str__(self) -> str:
         rows = [("#", "callback", "seconds", "stateful", "events")]
         rows += [self._row(number, callback) for number, callback in enumerate(self.callbacks, 1)]

@@ -95,6 +95,21 @@ def read_manifest(directory: Path) -> Manifest:
         raise CheckpointDamaged(f"not a manifest: {type(error).__name__}: {error}") from error
 
 
+def find_size_damage(directory: Path) -> list[str]:
+    """Return which files of the manifest are missing or have another size, a line for each; no other file is read."""
+    try:
+        files = read_manifest(directory).files
+    except CheckpointDamaged as error:
+        return [f"{MANIFEST_NAME}: {error}"]
+    damage = []
+    for name, record in files.items():
+        if reason := why_unreadable(directory, name):
+            damage.append(f"{name}: {reason}")
+        elif (size := (directory / name).stat().st_size) != record.size:
+            damage.append(f"{name}: has {size} bytes, was written with {record.size}")
+    return damage
+
+
 def _parse(body: dict[str, Any]) -> Manifest:
     if body["format"] != FORMAT_VERSION:
         raise CheckpointDamaged(f"format {body['format']!r}; this version of Loopwright reads {FORMAT_VERSION}")

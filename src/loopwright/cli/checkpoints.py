@@ -15,6 +15,7 @@ from rich.text import Text
 
 from loopwright.checkpoint.layout import step_of
 from loopwright.checkpoint.pins import pin, unpin
+from loopwright.cli.output import printable, shown
 from loopwright.cli.verify import STYLES, Entry, Place, examine, find_places, read_states
 from loopwright.errors import ArgumentError
 
@@ -161,16 +162,16 @@ def _as_dict(place: Place, entries: list[Entry]) -> dict[str, Any]:
 def _show(console: Console, place: Place, entries: list[Entry]) -> None:
     count = f"{len(entries)} checkpoint{'' if len(entries) == 1 else 's'}"
     total = f", {decimal(sum(entry.size for entry in entries))}" if entries else ""
-    console.print(Text(f"{place.directory} · {count}{total}", style="bold"), soft_wrap=True)
+    console.print(shown(f"{place.directory} · {count}{total}", "bold"), soft_wrap=True)
     if entries:
         console.print(_table(place, entries))
     for entry in entries:
         if entry.damage:
-            reasons = "".join(f"\n  {reason}" for reason in entry.damage)
-            console.print(Text.assemble((f"{entry.path.name} is damaged:", "red"), reasons), soft_wrap=True)
+            reasons = "".join(f"\n  {printable(reason)}" for reason in entry.damage)
+            console.print(Text.assemble((f"{printable(entry.path.name)} is damaged:", "red"), reasons), soft_wrap=True)
     if place.hidden:
         words = "being written or deleted, or left by a killed process: the next save sees to that"
-        console.print(Text(f"also here: {', '.join(place.hidden)} ({words})", style="dim"))
+        console.print(shown(f"also here: {', '.join(place.hidden)} ({words})", "dim"))
     console.print()
 
 
@@ -180,7 +181,7 @@ def _table(place: Place, entries: list[Entry]) -> Table:
     table = Table()
     table.add_column("step", justify="right", no_wrap=True)
     table.add_column("epoch", justify="right", no_wrap=True)
-    table.add_column(Text(names.copy().pop() if len(names) == 1 else "metric"), justify="right", overflow="fold")
+    table.add_column(shown(names.copy().pop() if len(names) == 1 else "metric"), justify="right", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("written", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -204,4 +205,4 @@ def _metric_text(entry: Entry, *, with_name: bool) -> Text:
     metric = _metric_of(entry)
     if metric is None:
         return Text()
-    return Text(f"{metric[0]} {metric[1]:.5g}" if with_name else f"{metric[1]:.5g}")
+    return shown(f"{metric[0]} {metric[1]:.5g}" if with_name else f"{metric[1]:.5g}")

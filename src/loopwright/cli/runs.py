@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,81 +12,69 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loopwright.delivery.store import standing_of
-from loopwright.errors import JournalNotFound
-from loopwright.journal.reader import Attempt, JournalReader, find_journals
-from loopwright.records import Kind, Run, Status
-
-_STYLES = {
-    Status.RUNNING: "cyan",
-    Status.COMPLETED: "green",
-    Status.STOPPED: "green",
-    Status.FAILED: "red",
-    Status.KILLED: "red",
-    Status.INTERRUPTED: "yellow",
-    Status.PREEMPTED: "yellow",
-}
+from loopwright.cli.choice import AsJson
+from loopwright.cli.output import STATUS_STYLES, duration, number, printable, shown, to_json
+from loopwright.cli.show import max_steps_of
+from loopwright.records import Status
+from loopwright.report.reading import find_runs
+from loopwright.report.views import AttemptView, RunView
 
 
 def runs(
-    directory: Annotated[Path, typer.Argument(help="An output directory, or one that holds several.")] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An output directory, or one that holds several.")
+    ] = Path(),
+    as_json: AsJson = False,
 ) -> None:
-    """List runs, their attempts and states, and what their trackers have not got yet."""
-    found = [described for place in _journals(directory) for described in _describe(place)]
+    """List runs: status, steps, best metric, duration, attempts, and what their trackers have not got yet."""
+    found = [describe_run(view) for view in find_runs(directory)]
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(to_json(found))
         return
     console = Console()
     for run in found:
-        console.print(_title(run), _table(run), _caption(run), sep="\n", soft_wrap=True)
+        console.print(_title(run), soft_wrap=True)
+        console.print(_summary(run), soft_wrap=True)
+        console.print(_table(run))
+        console.print(_caption(run), soft_wrap=True)
         console.print()
 
 
-def _journals(directory: Path) -> list[Path]:
-    found = find_journals(directory)
-    if not found:
-        raise JournalNotFound(f"{directory} holds no journal, nor does a folder in it")
-    return found
-
-
-def _describe(output_dir: Path) -> list[dict[str, Any]]:
-    with JournalReader(output_dir) as reader:
-        return [_describe_run(reader, output_dir, run) for run in reader.runs()]
-
-
-def _describe_run(reader: JournalReader, output_dir: Path, run: Run) -> dict[str, Any]:
-    attempts = reader.attempts(run.id)
-    lines = reader.records(run.id, kinds=[Kind.LOG])
-    trackers = []
-    for entry in reader.sinks(run.id):
-        delivered, left = standing_of(reader, entry)
-        trackers.append({"name": entry.tracker, "undelivered": left, "error": delivered.error})
+def describe_run(view: RunView) -> dict[str, Any]:
+    """Return what is listed of a run, JSON-able."""
+    run = view.run
     return {
         "id": run.id,
         "name": run.name,
-        "directory": str(output_dir),
+        "directory": str(view.directory),
         "created_at": run.created_at,
         "parent": run.parent_id,
         "parent_step": run.parent_step,
         "trial": run.trial_name,
         "trial_parameters": run.trial_parameters,
-        "log_lines": len(lines),
-        "last_step": lines[-1].step if lines else None,
-        "attempts": [_describe_attempt(attempt) for attempt in attempts],
-        "trackers": trackers,
+        "status": str(view.status),
+        "log_lines": len(view.lines),
+        "last_step": view.lines[-1].step if view.lines else None,
+        "max_steps": max_steps_of(view),
+        "best": None if view.best is None else asdict(view.best),
+        "seconds": view.seconds,
+        "attempts": [_describe_attempt(one) for one in view.attempts],
+        "trackers": [{"name": one.name, "undelivered": one.undelivered, "error": one.error} for one in view.trackers],
     }
 
 
-def _describe_attempt(attempt: Attempt) -> dict[str, Any]:
+def _describe_attempt(view: AttemptView) -> dict[str, Any]:
+    attempt = view.attempt
+    is_found_dead = view.status is not attempt.status
     return {
         "number": attempt.number,
         "purpose": attempt.purpose,
         "first_step": attempt.first_step,
         "started_at": attempt.started_at,
         "ended_at": attempt.ended_at,
-        "status": str(attempt.status),
-        "reason": attempt.reason,
+        "seconds": view.seconds,
+        "status": str(view.status),
+        "reason": "its process is gone" if is_found_dead else attempt.reason,
         "host": attempt.host,
         "pid": attempt.pid,
     }
@@ -102,7 +90,19 @@ def _title(run: dict[str, Any]) -> Text:
         title += f" of search {run['parent'][:8]}"
     elif run["parent"]:
         title += f" · branched off {run['parent'][:8]} at step {run['parent_step']}"
-    return Text(title, style="bold")
+    return shown(title, "bold")
+
+
+def _summary(run: dict[str, Any]) -> Text:
+    status = Status(run["status"])
+    text = Text(str(status), style=STATUS_STYLES[status])
+    steps = f"step {run['last_step'] or 0}" + (f" of {run['max_steps']}" if run["max_steps"] else "")
+    text.append(f" · {steps} · {duration(run['seconds'])}", style="default")
+    if (best := run["best"]) is not None:
+        text.append(
+            f" · best {printable(best['name'])} {number(best['value'])} at step {best['step']}", style="default"
+        )
+    return text
 
 
 def _table(run: dict[str, Any]) -> Table:
@@ -117,8 +117,8 @@ def _table(run: dict[str, Any]) -> Table:
             str(attempt["number"]),
             str(attempt["first_step"]),
             time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt["started_at"])),
-            _duration(attempt),
-            Text(words, style=_STYLES[status]),
+            duration(attempt["seconds"]),
+            shown(words, STATUS_STYLES[status]),
         )
     return table
 
@@ -129,20 +129,12 @@ def _caption(run: dict[str, Any]) -> Text:
         text.append(f", the last at step {run['last_step']}")
     for tracker in run["trackers"]:
         left = tracker["undelivered"]
-        text.append(f"\n{tracker['name']}: ")
+        text.append(f"\n{printable(tracker['name'])}: ")
         text.append(
             "everything delivered" if not left else f"{left} undelivered", style="green" if not left else "yellow"
         )
         if tracker["error"] and left:
-            text.append(f" ({tracker['error']})")
+            text.append(f" ({printable(tracker['error'])})")
     if any(tracker["undelivered"] for tracker in run["trackers"]):
-        text.append(f"\ndeliver them: loopwright sync {run['directory']}")
+        text.append(f"\ndeliver them: loopwright sync {printable(run['directory'])}")
     return text
-
-
-def _duration(attempt: dict[str, Any]) -> str:
-    if attempt["ended_at"] is None:
-        return ""
-    seconds = max(attempt["ended_at"] - attempt["started_at"], 0.0)
-    hours, minutes = divmod(int(seconds) // 60, 60)
-    return f"{hours}:{minutes:02}:{int(seconds) % 60:02}" if seconds >= 60 else f"{seconds:.1f} s"

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from loopwright._support.env import read_all, set_variables
 from loopwright._support.log import Logger, get_logger, set_level
+from loopwright.cli.output import shown
 from loopwright.delivery.follower import EXIT_HUNG, Follower, follow, leave
 from loopwright.delivery.sink import Sink
 from loopwright.delivery.store import read_delivered
@@ -35,7 +36,8 @@ _NICENESS = 5
 def sync(  # noqa: PLR0913 -- the command line's options
     output_dir: Annotated[Path, typer.Argument(help="The run's output directory.", show_default=False)],
     tracker: Annotated[
-        list[str] | None, typer.Option("--tracker", help="Only this one; may be given several times.")
+        list[str] | None,
+        typer.Option("--tracker", metavar="NAME", help="Only this one; may be given several times."),
     ] = None,
     use_environment: Annotated[
         bool,
@@ -66,7 +68,7 @@ def _sync(
     place: Path, trackers: list[str] | None, deadlines: Deadlines, use_environment: bool, *, is_alone: bool
 ) -> int:
     if not is_alone:
-        Console().print(f"{place}:", highlight=False, markup=False)
+        Console().print(shown(f"{place}:"))
     return _deliver(place, trackers, deadlines, use_environment=use_environment)
 
 
@@ -76,7 +78,7 @@ def _deliver(output_dir: Path, trackers: list[str] | None, deadlines: Deadlines,
     def make_sink(entry: SinkEntry) -> Sink:
         return make_tracker(_with_environment(entry, use_environment=use_environment))
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bars = _Bars(progress)
         follower = Follower(output_dir, make_sink, trackers=trackers, deadlines=deadlines, on_progress=bars.show)
@@ -115,7 +117,7 @@ def _summarize(console: Console, follower: Follower) -> None:
             text += f" ({why})"
         if refused:
             text += f"; {refused} record(s) that it will not take"
-        console.print(text, highlight=False, markup=False)
+        console.print(shown(text))
 
 
 def _with_environment(entry: SinkEntry, *, use_environment: bool) -> SinkEntry:

@@ -24,11 +24,11 @@ from loopwright.checkpoint.layout import (
     PREFIX_CHECKPOINT_DIR,
     list_checkpoints,
     step_of,
-    why_unreadable,
 )
-from loopwright.checkpoint.manifest import read_manifest
+from loopwright.checkpoint.manifest import find_size_damage, read_manifest
 from loopwright.checkpoint.pins import is_pinned
-from loopwright.errors import ArgumentError, CheckpointDamaged, CheckpointError, CheckpointNotFound
+from loopwright.cli.output import printable
+from loopwright.errors import ArgumentError, CheckpointError, CheckpointNotFound
 from loopwright.state import TRAINER_STATE_NAME, TrainerState
 
 STYLES = {"whole": "green", "sizes match": "green", "unverified": "yellow", "damaged": "red"}
@@ -221,20 +221,9 @@ def _examine_one(path: Path, *, quick: bool) -> Entry:
 
 
 def _compare_sizes(directory: Path) -> list[str]:
-    """Return which files of the manifest are missing or have another size."""
     if not os.path.lexists(directory / MANIFEST_NAME):
         return checkpoint.find_damage(directory)  # it reads tables of contents alone
-    try:
-        files = read_manifest(directory).files
-    except CheckpointDamaged as error:
-        return [f"{MANIFEST_NAME}: {error}"]
-    damage = []
-    for name, record in files.items():
-        if reason := why_unreadable(directory, name):
-            damage.append(f"{name}: {reason}")
-        elif (size := (directory / name).stat().st_size) != record.size:
-            damage.append(f"{name}: has {size} bytes, was written with {record.size}")
-    return damage
+    return find_size_damage(directory)
 
 
 def _count(directory: Path) -> tuple[int, int]:
@@ -272,7 +261,7 @@ def _line(entry: Entry) -> Text:
         rest = f"{entry.path}: {'; '.join(entry.damage)}"
     elif entry.state == "unverified":
         rest += f": can be opened, but has no {MANIFEST_NAME} to tell by"
-    return Text.assemble((f"{entry.state:10}", STYLES[entry.state]), "  ", rest)
+    return Text.assemble((f"{entry.state:10}", STYLES[entry.state]), "  ", printable(rest))
 
 
 def _as_dict(entry: Entry) -> dict[str, Any]:

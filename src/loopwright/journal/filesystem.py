@@ -29,19 +29,24 @@ _NETWORK_FUSE = frozenset(
 
 def is_network_filesystem(path: Path, mounts_file: Path = Path("/proc/self/mountinfo")) -> bool:
     """Return whether `path`, which exists, lies on a network filesystem; False where the system doesn't say."""
+    return is_network_kind(filesystem_kind(path, mounts_file))
+
+
+def filesystem_kind(path: Path, mounts_file: Path = Path("/proc/self/mountinfo")) -> str:
+    """Return the type of the filesystem on which `path` lies, such as "ext4"; "" where the system doesn't say."""
     if not sys.platform.startswith("linux"):
-        return False
+        return ""
     try:
         lines = mounts_file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         target = path.resolve()
     except OSError:
-        return False
+        return ""
     kind, depth = "", -1
     for line in lines:
         mount_point, found = _parse(line)
         if found and len(mount_point.parts) >= depth and target.is_relative_to(mount_point):
             kind, depth = found, len(mount_point.parts)
-    return is_network_kind(kind)
+    return kind
 
 
 def is_network_kind(kind: str) -> bool:

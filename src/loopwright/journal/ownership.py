@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import sqlite3
+import struct
 import sys
 import threading
 import time
@@ -110,6 +111,25 @@ class Ownership:
         if not isinstance(found, dict) or "pid" not in found:
             return "another process"
         return f"process {found['pid']} on {found.get('host')}"
+
+
+def is_owned(path: Path) -> bool | None:
+    """Return whether a process holds the lock at `path`, without ever taking it; None where that can't be told."""
+    holder = Ownership._held.get(path.resolve())
+    if holder is not None and holder.is_held:
+        return True  # closing the file here would let this process's own lock go
+    if sys.platform != "linux":
+        return None
+    # struct flock of Linux: type, whence, start, length, process
+    question = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with path.open("rb") as file:
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
+    except FileNotFoundError:
+        return False
+    except OSError:  # a filesystem that keeps no locks
+        return None
+    return bool(struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK)
 
 
 class Connection(sqlite3.Connection):

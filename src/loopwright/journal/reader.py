@@ -243,6 +243,18 @@ class JournalReader:
         )
         return int(number or 0)
 
+    def signs_of_life(self, run_id: str) -> dict[int, tuple[float, int, int]]:
+        """Return, by attempt of a run, when its last record was made, its highest step, and how many there are.
+
+        Records that count no longer are signs as well. An attempt without a record is missing.
+        """
+        rows = self._ask(
+            "SELECT attempt, max(time), max(step), count(*) FROM records "
+            "WHERE attempt IN (SELECT number FROM attempts WHERE run_id = ?) GROUP BY attempt",
+            (run_id,),
+        )
+        return {attempt: (float(time), int(step), int(number)) for attempt, time, step, number in rows}
+
     @staticmethod
     def _conditions(
         run_id: str | None, after: int, kinds: Iterable[Kind] | None, tracker: str | None

@@ -51,6 +51,10 @@ class Reports(Protocol):
         """Record a checkpoint that is on the disk."""
         ...
 
+    def note_costs(self, account: Mapping[str, Any]) -> None:
+        """Record where the attempt's time went so far."""
+        ...
+
     def checkpoints_in_use(self) -> list[Path]:
         """Return the checkpoints that a tracker has still to take."""
         ...

@@ -120,14 +120,14 @@ class TrainingSession:
             except BaseException as error:
                 self._save_after(error)
                 trainer.callback_handler.on_exception(trainer.args, trainer.state, trainer.control, exception=error)
-                trainer.reporting.end(*_failure(error))
+                self._end_reporting(*_failure(error))
                 raise
             finally:
                 costs.tell()
                 trainer.saving.end()
                 if trainer.training_loop is not None:
                     trainer.training_loop.feed.close(at_once=self._is_paused())
-            trainer.reporting.end(*self._ending())
+            self._end_reporting(*self._ending())
         if self.signals.received is not None and not self._is_paused():
             self._leave()  # it came when there was nothing left to save
         return output
@@ -181,7 +181,8 @@ class TrainingSession:
             search.watch(loop)
         with noisy_embeddings(unwrap_model(trainer.model), trainer.args.neftune_noise_alpha):
             loop.run()
-        trainer.saving.finish()
+        with loop.clock.taking("saving"):
+            trainer.saving.finish()
         if loop.is_paused:
             self._save_paused(loop)
             self._leave()
@@ -235,6 +236,12 @@ class TrainingSession:
             return Status.COMPLETED, None
         stops = [decision for decision in self.trainer.callback_handler.decisions if decision.stops_training]
         return Status.STOPPED, str(stops[-1]) if stops else None
+
+    def _end_reporting(self, status: Status, reason: str | None) -> None:
+        trainer = self.trainer
+        if trainer.training_loop is not None:
+            trainer.reporting.note_costs(trainer.training_loop.clock.account())
+        trainer.reporting.end(status, reason)
 
     def _begin_reporting(self) -> None:
         trainer, checkpoint = self.trainer, self.checkpoint

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from loopwright._support.log import Logger, get_logger
+from loopwright.callbacks.events import Event
+from loopwright.loop.clock import Clock
 from loopwright.loop.flops import FlopCounter
 from loopwright.loop.lines import LogLines
 from loopwright.loop.metrics import update_best, watched_metric
@@ -54,6 +57,7 @@ class TrainingLoop:
         saved_mark: `mark` of the newest checkpoint, or of the beginning; None where that checkpoint failed.
         is_paused: Whether the loop has stopped to be gone on with by another process.
         is_acting: Whether callbacks are asked, at a step's or an epoch's end, or what they say is acted on.
+        clock: Where the time goes.
         is_whole: Whether weights and step number belong together; not so while the optimizer steps.
     """
 
@@ -86,6 +90,7 @@ class TrainingLoop:
         self.is_done: bool = False
         self.ignore_keys_for_eval: list[str] | None = None
         self._clipper = Clipper(())
+        self.clock: Clock = Clock(trainer.callback_handler)
         self.flops: FlopCounter = FlopCounter(trainer)
         self._counted_before_update = (trainer.state.num_input_tokens_seen, trainer.state.total_flos)
 
@@ -93,6 +98,7 @@ class TrainingLoop:
 
     def run(self) -> None:
         """Train until the plan is done, a callback stops it, or it has to pause."""
+        self.clock = Clock(self.trainer.callback_handler)
         try:
             self._run_epochs()
         except Paused:
@@ -135,7 +141,8 @@ class TrainingLoop:
         """Go through the rest of the current epoch, then act on what callbacks said at its end."""
         trainer, position = self.trainer, self.position
         data = None if self.resumption is None else self.resumption.data
-        self.feed.begin(position.epoch, position.batches, data)
+        with self.clock.taking("data"):
+            self.feed.begin(position.epoch, position.batches, data)
         self.pause.signals.guard_workers()
         # Taken anew each epoch: callbacks freeze and unfreeze, and may add modules.
         self._clipper = Clipper(list(trainer.model.parameters()))
@@ -146,7 +153,8 @@ class TrainingLoop:
             if not self._take_update():
                 break
             if not trainer.saving.is_idle and self.agreement is None:
-                trainer.saving.settle()
+                with self.clock.taking("saving"):
+                    trainer.saving.settle()
             going = not (trainer.control.should_epoch_stop or trainer.control.should_training_stop)
             # An epoch that a stop of the whole training cuts short goes on when the run is resumed.
             cut_short = not going and self._is_cut_short()
@@ -198,7 +206,10 @@ class TrainingLoop:
         missing = self.plan.batches_per_epoch - self.position.batches
         wanted = min(self.plan.accumulation, missing) if begun is None else begun.size - begun.done
         self.feed.begin_group()
+        clock, started = self.clock, perf_counter()
         batches, num_items = trainer.get_batch_samples(self.feed, wanted, self.device)
+        clock.fetched = perf_counter()
+        clock.data += clock.fetched - started
         if self.shares is not None:
             self.update = self.shares.update_of(batches, self.position.batches, num_items is not None)
             if self.update is None:
@@ -219,10 +230,14 @@ class TrainingLoop:
         """Do the optimizer update of `update`; cut short where a callback stops inside it."""
         trainer = self.trainer
         handler, args, state = trainer.callback_handler, trainer.args, trainer.state
+        clock = self.clock
         loss = self._accumulate()
+        computed = perf_counter()
+        clock.forward_backward += computed - clock.fetched
         if loss is None:
             return
         self._step_optimizer()
+        clock.optimizer += perf_counter() - computed
         self.lines.window.add(loss)
         state.global_step += 1
         state.epoch = self.position.epoch + self.position.batches / self.plan.batches_per_epoch
@@ -298,7 +313,7 @@ class TrainingLoop:
         trainer = self.trainer
         self.is_acting = True
         if trainer.control.should_log and trainer.state.global_step > self.lines.last_step:
-            self.lines.make()
+            self._log()
         if trainer.control.should_evaluate or trainer.control.should_save:
             self.lines.finish()
         if trainer.control.should_evaluate:
@@ -309,15 +324,24 @@ class TrainingLoop:
             if trainer.args.save_strategy == "best":
                 trainer.control.should_save = is_best
         if trainer.control.should_save:
-            trainer.saving.save_and_tell()
+            with self.clock.taking("saving"):
+                trainer.saving.save_and_tell()
+            trainer.reporting.note_costs(self.clock.account())
         self.is_acting = False
+
+    def _log(self) -> None:
+        clock, handler = self.clock, self.trainer.callback_handler
+        spent, started = handler.seconds(Event.LOG), perf_counter()
+        self.lines.make()
+        clock.logging += perf_counter() - started - (handler.seconds(Event.LOG) - spent)
 
     def _evaluate_pausably(self, *, steps_scheduler: bool = True) -> dict[str, float]:
         """Evaluate; where the loop has to pause meanwhile, as if the evaluation had not been begun."""
         flags = self._flags()
         with self.pause.in_evaluation(lambda: len(self.trainer.state.log_history)):
             try:
-                return self.evaluate(steps_scheduler=steps_scheduler)
+                with self.clock.taking("evaluation"):
+                    return self.evaluate(steps_scheduler=steps_scheduler)
             except Paused:
                 self.flags_to_act_on = flags
                 raise

@@ -216,6 +216,11 @@ class Reporting:
         values = {"path": _relative(path, self.recorder.output_dir), **details}
         self.recorder.record(Kind.CHECKPOINT, self._owner.state.global_step if step is None else step, values)
 
+    def note_costs(self, account: Mapping[str, Any]) -> None:
+        """Record where the time of the attempt under way went so far; trackers leave it alone."""
+        if self.recorder is not None and self.recorder.is_writing:
+            self.recorder.record(Kind.COSTS, self._owner.state.global_step, account)
+
     def note_resumed(self, checkpoint: Path) -> None:
         """Record the checkpoint gone on from, where a kill came between its appearance and its record."""
         if self.recorder is None or self._run is None:

@@ -244,10 +244,7 @@ class JournalReader:
         return int(number or 0)
 
     def signs_of_life(self, run_id: str) -> dict[int, tuple[float, int, int]]:
-        """Return, by attempt of a run, when its last record was made, its highest step, and how many there are.
-
-        Records that count no longer are signs as well. An attempt without a record is missing.
-        """
+        """Return, by attempt that recorded anything, the last time, the highest step and the number of its records."""
         rows = self._ask(
             "SELECT attempt, max(time), max(step), count(*) FROM records "
             "WHERE attempt IN (SELECT number FROM attempts WHERE run_id = ?) GROUP BY attempt",

@@ -44,9 +44,10 @@ from loopwright.loop.metrics import format_metrics, metrics_table, save_results
 from loopwright.loop.optimizers import build_optimizer, decay_parameter_names, optimizer_class_and_kwargs
 from loopwright.loop.preparation import check_construction, make_output_dir, prepare_model
 from loopwright.loop.report import speed_metrics
+from loopwright.loop.resuming import choose_checkpoint, reject_resume_value
 from loopwright.loop.saving import Saving
 from loopwright.loop.schedules import build_scheduler
-from loopwright.loop.session import TrainingSession, choose_checkpoint, reject_resume_value
+from loopwright.loop.session import TrainingSession
 from loopwright.loop.train import TrainingLoop
 from loopwright.outputs import EvalLoopOutput, PredictionOutput, TrainOutput
 from loopwright.records import Kind

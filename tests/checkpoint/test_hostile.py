@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from loopwright import Trainer, TrainerCallback, TrainingArguments
 from loopwright.checkpoint import find_damage, newest_whole
 from loopwright.errors import CheckpointDamaged, CheckpointError
-from loopwright.loop.session import choose_checkpoint
+from loopwright.loop.resuming import choose_checkpoint
 
 STATES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "data_state.pt", "update.pt")
 READ = ("model.safetensors", *STATES, "trainer_state.json", "loopwright_state.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from loopwright.runtime.wrapping import without_sync
 from loopwright.state import CONTROL_FLAGS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from loopwright.loop.agreement import Agreement
     from loopwright.loop.feed import Feed
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from loopwright.loop.sharing import Shares
 
 logger: Logger = get_logger(__name__)
-
-_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class TrainingLoop:
@@ -267,7 +265,7 @@ class TrainingLoop:
             trainer.microbatch_weight = update.weights[update.done]
             if update.scales:
                 trainer.microbatch_scale = update.scales[update.done]
-            with self.flops.counting(inputs), self._keeping_gradients(update):
+            with self.flops.counting(inputs) if self.shares is None else self._among_others(inputs, update):
                 update.add(trainer.training_step(trainer.model_wrapped, inputs, num_items))
             feed.used += 1
             self.position.batches += 1
@@ -281,11 +279,12 @@ class TrainingLoop:
                     raise Paused
         return update.loss
 
-    def _keeping_gradients(self, update: Update) -> AbstractContextManager[None]:
-        """Return the context of a backward pass: before an update's last, gradients stay with their process."""
-        if self.shares is None or update.done + 1 == update.size:
-            return _NOTHING
-        return without_sync(self.trainer.model_wrapped) or _NOTHING
+    @contextmanager
+    def _among_others(self, inputs: Any, update: Update) -> Iterator[None]:
+        """Keep gradients to this process, inside, but for an update's last micro-batch."""
+        is_last = update.done + 1 == update.size
+        with self.flops.counting(inputs), nullcontext() if is_last else without_sync(self.trainer.model_wrapped):
+            yield
 
     def _step_optimizer(self) -> None:
         trainer = self.trainer

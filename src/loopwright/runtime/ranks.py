@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from loopwright._support.env import read_int, read_text, set_variables
 from loopwright._support.log import get_logger
@@ -255,14 +257,14 @@ class Ranks:
                 dist.destroy_process_group()
 
 
-def _meeting_place(ranks: Ranks, args: TrainingArguments) -> dist.Store:
+def _meeting_place(ranks: Ranks, args: TrainingArguments) -> Any:
     """Return the store by which the processes find one another, as torch's variables say where it is.
 
     One that torchrun keeps over a restart still holds the addresses of the processes before, hence the prefix.
     """
-    found = dist.rendezvous("env://", ranks.index, ranks.size, timeout=args.ddp_timeout_delta)
-    store: dist.Store = next(iter(found))[0]
-    return dist.PrefixStore(f"loopwright/{read_text('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    found = rendezvous("env://", ranks.index, ranks.size, timeout=args.ddp_timeout_delta)
+    store = next(iter(found))[0]
+    return PrefixStore(f"loopwright/{read_text('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _part() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,10 +52,10 @@ def data_parallel_of(model: nn.Module) -> DistributedDataParallel | None:
     return model if isinstance(model, DistributedDataParallel) else None
 
 
-def without_sync(model: nn.Module) -> AbstractContextManager[None] | None:
-    """Return the context in which a backward pass keeps its gradients to this process; None where all do."""
+def without_sync(model: nn.Module) -> AbstractContextManager[None]:
+    """Return the context in which a backward pass keeps its gradients to this process."""
     wrapped = data_parallel_of(model)
-    return None if wrapped is None else wrapped.no_sync()
+    return nullcontext() if wrapped is None else wrapped.no_sync()
 
 
 def inside_data_parallel(model: nn.Module) -> nn.Module:

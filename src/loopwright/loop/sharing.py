@@ -59,15 +59,17 @@ class Shares:
             self._fill_up(batches, items)
             if not batches:
                 return None
-        is_together = trainer.args.average_tokens_across_devices
+        args = trainer.args
+        is_together = args.average_tokens_across_devices
         own = [sum(items), self._count_tokens(batches, items)]
-        of_all = ranks.sum(torch.tensor(own, dtype=torch.int64)).tolist()
+        is_asked = is_together or args.include_num_input_tokens_seen != "no"
+        of_all = ranks.sum(torch.tensor(own, dtype=torch.int64)).tolist() if is_asked else own
         trainer.state.num_input_tokens_seen += of_all[1]
         total = of_all[0] if is_together else own[0]
         times = ranks.size if is_together else 1
         weights = [count * times / total if total else 1.0 / len(items) for count in items]
         scales = [float(times) if count or not total else 0.0 for count in items]
-        num_items = torch.tensor(total, device=trainer.args.device) if wants_items else None
+        num_items = torch.tensor(total, device=args.device) if wants_items else None
         return Update(batches, num_items, weights, scales)
 
     def _items_of(self, batch: Any, number: int) -> int:

@@ -113,10 +113,9 @@ class Ranks:
     # Numbers
 
     def sum(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Return the sums over all processes, where `numbers` are; theirs are changed."""
+        """Return the sums over all processes, in place: of numbers on the CPU over its own group, no device waiting."""
         if self.are_many:
-            numbers = numbers.to(self._device)
-            dist.all_reduce(numbers)
+            dist.all_reduce(numbers, group=self._group if numbers.device.type == "cpu" else None)
         return numbers
 
     def agree(self, numbers: Sequence[int]) -> list[int]:

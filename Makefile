@@ -16,6 +16,8 @@ endif
 ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
+# Hundreds of processes start in the tests: without byte code each compiles torch's sources anew, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 # torch alone is some hundred MB: uv's 30 s are short on a slow line.
 export UV_HTTP_TIMEOUT ?= 300
 

@@ -136,6 +136,26 @@ def test_signal_to_one_process_saves_and_ends_both(tmp_path):
     assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1
 
 
+def test_early_stopping_and_the_best_checkpoint_are_those_of_one_process(tmp_path):
+    options = {
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "loss",
+        "learning_rate": 0.5,
+        "num_train_epochs": 20,
+    }
+    stopping = [["EarlyStopping", 2]]
+    (alone,) = run(tmp_path, 1, "one", callbacks=stopping, **options)
+    both = run(tmp_path, 2, "two", callbacks=stopping, **options)
+    assert alone["step"] < 60, "this is about a training that stops early"
+    assert_same_training(both, alone)
+    assert both[0]["steps"]["save"] == both[1]["steps"]["save"] == alone["steps"]["save"]
+    assert both[0]["decisions"] == alone["decisions"], "all have decided the same, which is one decision"
+
+
 RESUMES = {"at once": {}, "beside": {"save_async": True}, "accumulation": {"gradient_accumulation_steps": 2}}
 
 

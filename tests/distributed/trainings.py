@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from loopwright import Trainer, TrainerCallback, TrainingArguments
+from loopwright import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 torch.set_num_threads(1)
 
@@ -118,7 +118,13 @@ def make(output_dir, count=22, model="plain", dataset="map", callbacks=(), **opt
     }
     args = TrainingArguments(str(output_dir), **(defaults | options))
     data = examples(count) if dataset == "map" else Stream(count)
-    return Trainer(MODELS[model](), args, train_dataset=data, callbacks=list(callbacks))
+    return Trainer(
+        MODELS[model](),
+        args,
+        train_dataset=data,
+        eval_dataset=examples(7) if args.eval_strategy != "no" else None,
+        callbacks=list(callbacks),
+    )
 
 
 def result(trainer):
@@ -141,7 +147,10 @@ def result(trainer):
 def train(output_dir, options="{}", callbacks="[]", resume=""):
     """Train, and return what `result` says with the steps that `Notes` saw."""
     notes = Notes()
-    made = [{"Sets": Sets, "Dies": Dies}[name](*arguments) for name, *arguments in json.loads(callbacks)]
+    made = [
+        {"Sets": Sets, "Dies": Dies, "EarlyStopping": EarlyStoppingCallback}[name](*arguments)
+        for name, *arguments in json.loads(callbacks)
+    ]
     trainer = make(output_dir, callbacks=[*made, notes], **json.loads(options))
     trainer.train(resume_from_checkpoint=resume or None)
     return result(trainer) | {

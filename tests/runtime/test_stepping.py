@@ -1,5 +1,7 @@
 """Stepping past torch's wrappers: only while nobody could tell."""
 
+import copy
+import pickle
 import warnings
 
 import pytest
@@ -131,3 +133,11 @@ def test_what_only_steps_is_enough(weight):
 
     Stepper().step(Stepping())
     assert weight.tolist() == [0.0] * 3
+
+
+def test_copy_begins_anew(optimizer, weight):
+    stepper = Stepper()
+    stepper.step(optimizer)
+    pickle.loads(pickle.dumps(stepper)).step(optimizer)
+    copy.deepcopy(stepper).step(optimizer)
+    assert weight.tolist() == [-0.5] * 3

@@ -40,6 +40,10 @@ class Stepper:
         unwrapped(optimizer)
         optimizer._opt_called = True  # type: ignore[attr-defined]  # by which a schedule sees that it comes after
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is kept is found again, and torch's inner functions can't be pickled.
+        return Stepper, ()
+
     def _look_at(self, optimizer: Optimizer) -> None:
         self._optimizer, self._assigned = optimizer, optimizer.__dict__.get("step")
         wrapped = type(optimizer).step

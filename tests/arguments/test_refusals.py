@@ -17,12 +17,6 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
 # A value that asks for something, for every refused argument.
 ASKING: dict[str, Any] = {
     "accelerator_config": {"split_batches": True},
-    "ddp_backend": "nccl",
-    "ddp_broadcast_buffers": False,
-    "ddp_bucket_cap_mb": 25,
-    "ddp_find_unused_parameters": False,
-    "ddp_static_graph": True,
-    "ddp_timeout": 60,
     "debug": "underflow_overflow",
     "deepspeed": "ds_config.json",
     "dispatch_batches": False,

@@ -41,6 +41,8 @@ LIMITS: dict[str, Limit] = {
     "data_seed": SEED,
     "dataloader_num_workers": at_least(0),
     "dataloader_prefetch_factor": at_least(1),
+    "ddp_bucket_cap_mb": at_least(1),
+    "ddp_timeout": at_least(1),
     "eval_accumulation_steps": at_least(1),
     "eval_delay": at_least(0),
     "eval_steps": STEPS,

@@ -26,7 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from loopwright._support.env import read_int, read_text, set_variables
 from loopwright._support.log import get_logger
-from loopwright.errors import Preempted, RankFailed, describe
+from loopwright.errors import ArgumentError, Preempted, RankFailed, describe
 from loopwright.runtime.randomness import set_seed
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ logger = get_logger(__name__)
 _SECONDS_FOR_A_REASON = 3.0
 # Prime, and large, so that seeds that people count up don't meet.
 _BETWEEN_SEEDS = 1_000_003
+_BACKENDS = ("nccl", "gloo", "mpi", "ucc", "xccl", "hccl")
 _SIGNS_OF_OTHERS = ("gloo", "Gloo", "NCCL", "Connection", "collective", "ProcessGroup", "peer")
 # Of these each job has its own, so that two on one machine don't meet.
 _FIRST_PORT, _NUM_PORTS = 20_000, 20_000
@@ -80,6 +81,7 @@ class Ranks:
         """Return this process's place, having met the others: in the group that there is, or one made as `args` say.
 
         Raises:
+            ArgumentError: there is no such backend.
             RuntimeError: torch's, where the others don't come within `ddp_timeout`.
         """
         if args.world_size == 1:
@@ -88,6 +90,9 @@ class Ranks:
         if not dist.is_initialized():
             _find_each_other_by_slurm()
             backend = args.ddp_backend or ("nccl" if args.device.type == "cuda" else "gloo")
+            if not dist.is_backend_available(backend):
+                there = [name for name in _BACKENDS if dist.is_backend_available(name)]
+                raise ArgumentError(f"ddp_backend={backend!r}: expected one that torch has here, {', '.join(there)}")
             dist.init_process_group(
                 backend,
                 store=_meeting_place(ranks, args),

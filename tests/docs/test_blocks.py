@@ -60,7 +60,8 @@ def parse(words: list[str]) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_that_a_page_types_are_understood(page):
     for line, words in commands(page):
-        if words[0] == "loopwright":
+        # That one option would act while it is parsed, on the home of whoever runs this.
+        if words[0] == "loopwright" and words[1:] != ["--install-completion"]:
             try:
                 parse(shlex.split(" ".join(words[1:])))
             except Exception as error:

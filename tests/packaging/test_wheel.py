@@ -36,6 +36,7 @@ def wheel(tmp_path_factory):
     copy = tmp_path_factory.mktemp("source") / "loopwright"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "src", copy / "src", ignore=ignored)
+    shutil.copytree(ROOT / "examples", copy / "examples", ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
     folder = tmp_path_factory.mktemp("dist")
@@ -67,7 +68,7 @@ def test_wheel_holds_the_package_its_marker_of_types_and_nothing_else(wheel):
         names = archive.namelist()
     assert "loopwright/py.typed" in names
     sources = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src/loopwright").rglob("*.py")}
-    assert {name for name in names if name.endswith(".py")} == sources
+    assert {name for name in names if name.endswith(".py")} == {*sources, "loopwright/cli/programs/digits.py"}
     assert {name.partition("/")[0] for name in names} == {"loopwright", "loopwright-0.1.0.dist-info"}
 
 

@@ -203,7 +203,7 @@ class JournalReader:
             run_id: Of this run only.
             after: Only those with a higher number.
             kinds: Only of these kinds.
-            tracker: With those that are for this tracker alone; by default only those for all.
+            tracker: With those that are for this tracker alone, and no costs; by default only those for all.
             limit: At most so many.
             from_step: Only those of this step and later.
         """
@@ -229,7 +229,7 @@ class JournalReader:
         )
 
     def count(self, run_id: str, *, after: int = 0, tracker: str | None = None) -> int:
-        """Return how many records `records` would return for a tracker, all kinds."""
+        """Return how many records `records` would return for a tracker."""
         conditions, values = self._conditions(run_id, after, None, tracker)
         ((number,),) = self._ask(f"SELECT count(*) FROM records r WHERE {' AND '.join(conditions)}", values)
         return int(number)
@@ -264,10 +264,10 @@ class JournalReader:
         if kinds is not None:
             wanted = [str(kind) for kind in kinds]
             conditions.append(f"r.kind IN ({', '.join('?' * len(wanted))})")
-            parameters.extend(wanted)
-        conditions.append("(r.tracker IS NULL OR r.tracker = ?)")
-        parameters.append(tracker)
-        return conditions, parameters
+            parameters += wanted
+        elif tracker is not None:  # what a training has cost is no tracker's business
+            conditions.append("r.kind != 'costs'")
+        return [*conditions, "(r.tracker IS NULL OR r.tracker = ?)"], [*parameters, tracker]
 
     def _run(self, row: tuple[Any, ...]) -> Run:
         run_id, created_at, name, project, parent_id, parent_step, trial_name, trial_parameters = row

@@ -238,18 +238,18 @@ class Ranks:
         store = _store()
         if store is None or isinstance(error, RankFailed):  # which says already who was first
             return None
-        key = f"{_KEY}/{read_text('TORCHELASTIC_RESTART_COUNT', '0')}"
         own = f"rank {self.index}: {describe(error)}"
+        follows = _follows_from_another(error)
         try:
-            if isinstance(error, RuntimeError) and not _is_own(error):
-                until = time.monotonic() + _SECONDS_FOR_A_REASON
-                while not store.check([key]) and time.monotonic() < until:
-                    time.sleep(0.05)
-            first = store.compare_set(key, "", own).decode()
+            until = time.monotonic() + _SECONDS_FOR_A_REASON
+            while follows and not store.check([_KEY]) and time.monotonic() < until:
+                time.sleep(0.05)
+            first: str = store.compare_set(_KEY, "", own).decode()
         except RuntimeError as lost:  # the store went with its process
             logger.debug("why the others failed can't be said: %s", lost)
             return None
-        return None if first == own else first
+        # What this process has raised by itself, such as what Ctrl-C makes of all, is what it ends by.
+        return first if follows and first != own else None
 
     def _leave(self) -> None:
         """Close the connections: whoever waits for this process in a collective learns it at once."""
@@ -291,9 +291,6 @@ def _store() -> Any:
     return find() if find is not None and dist.is_initialized() else None
 
 
-def _is_own(error: RuntimeError) -> bool:
-    """Return whether the error is of this process alone, and not of a collective that broke."""
-    text = str(error)
-    return not any(
-        word in text for word in ("gloo", "Gloo", "NCCL", "Connection", "collective", "ProcessGroup", "peer")
-    )
+def _follows_from_another(error: BaseException) -> bool:
+    """Return whether the error says that a collective broke, which is never its own reason."""
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _SIGNS_OF_OTHERS)

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
+import torch.distributed as dist
 import torchmetrics
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -404,4 +405,6 @@ def unmergeable(folder):
 
 
 def refused_or_warned(folder):
-    return own_loader(folder), unmergeable(folder)
+    found = own_loader(folder), unmergeable(folder)
+    dist.barrier()  # who leaves at once ends what the other is still making
+    return found

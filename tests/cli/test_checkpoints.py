@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,21 +18,10 @@ from loopwright.cli import verify
 from loopwright.cli.verify import examine, find_places
 from loopwright.errors import ArgumentError
 from loopwright.state import TrainerState
+from tests.cli.running import loopwright
 
 # Of the evaluations at steps 2, 4, 6 and 8, in that order; nothing is measured at the odd steps.
 LOSSES = (0.5, 0.25, 0.75, 1.0)
-
-
-def loopwright(*words, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "loopwright", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "160"},
-    )
 
 
 class Network(nn.Module):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -12,11 +10,7 @@ from loopwright.delivery.store import DeliveryStore
 from loopwright.journal.reader import SinkEntry
 from loopwright.journal.recorder import Recorder
 from loopwright.records import Decision, Kind, Run, Status
-
-
-def loopwright(*words, **options):
-    command = [sys.executable, "-m", "loopwright", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+from tests.cli.running import loopwright
 
 
 @pytest.fixture
@@ -42,7 +36,7 @@ def out(tmp_path):
 
 
 def test_runs_lists_attempts_their_ends_and_what_is_undelivered(out):
-    finished = loopwright("runs", out, env=wide())
+    finished = loopwright("runs", out, variables=wide())
     assert finished.returncode == 0, finished.stderr
     for words in (
         "run aaaaaaaa · first",

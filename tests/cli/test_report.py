@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from loopwright.journal.recorder import Recorder
 from loopwright.records import Kind, Run, Status
-
-
-def loopwright(*words, **options):
-    command = [sys.executable, "-m", "loopwright", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+from tests.cli.running import loopwright
 
 
 @pytest.fixture

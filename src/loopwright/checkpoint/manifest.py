@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,27 @@ def files_in(directory: Path) -> Iterator[Path]:
     for path in sorted(directory.rglob("*")):
         if path.is_file() and path != directory / MANIFEST_NAME:
             yield path
+
+
+def written_at(directory: Path) -> float | None:
+    """Return when the checkpoint was written, in seconds since 1970; None where no manifest says so."""
+    try:
+        return read_manifest(directory).written_at
+    except (CheckpointError, OSError):
+        return None
+
+
+def count_files(directory: Path) -> tuple[int, int]:
+    """Return how many files there are, and their bytes; those that can't be looked at don't count."""
+    num_files = size = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            try:
+                size += (Path(folder) / name).stat().st_size
+            except OSError:  # deleted meanwhile
+                continue
+            num_files += 1
+    return num_files, size
 
 
 def write_manifest(directory: Path, known: Mapping[str, FileRecord]) -> None:

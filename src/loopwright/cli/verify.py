@@ -25,7 +25,7 @@ from loopwright.checkpoint.layout import (
     list_checkpoints,
     step_of,
 )
-from loopwright.checkpoint.manifest import find_size_damage, read_manifest
+from loopwright.checkpoint.manifest import count_files, find_size_damage, written_at
 from loopwright.checkpoint.pins import is_pinned
 from loopwright.cli.output import printable
 from loopwright.errors import ArgumentError, CheckpointError, CheckpointNotFound
@@ -144,7 +144,7 @@ def examine(places: list[Place], *, quick: bool = False) -> list[Entry]:
         quick: Compare the files' sizes only.
     """
     paths = [path for place in places for path in place.checkpoints]
-    sizes = {path: _count(path)[1] for path in paths}
+    sizes = {path: count_files(path)[1] for path in paths}
     total = sum(sizes.values())
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
@@ -192,7 +192,7 @@ def _place(directory: Path) -> Place | None:
 
 
 def _examine_one(path: Path, *, quick: bool) -> Entry:
-    num_files, size = _count(path)
+    num_files, size = count_files(path)
     try:
         damage = _compare_sizes(path) if quick else checkpoint.find_damage(path)
     except OSError as error:
@@ -212,7 +212,7 @@ def _examine_one(path: Path, *, quick: bool) -> Entry:
         damage=damage,
         size=size,
         num_files=num_files,
-        written_at=_written_at(path),
+        written_at=written_at(path),
         changed_at=_changed_at(path),
         trainer_state=trainer_state,
         own_state=own_state,
@@ -224,26 +224,6 @@ def _compare_sizes(directory: Path) -> list[str]:
     if not os.path.lexists(directory / MANIFEST_NAME):
         return checkpoint.find_damage(directory)  # it reads tables of contents alone
     return find_size_damage(directory)
-
-
-def _count(directory: Path) -> tuple[int, int]:
-    """Return how many files there are, and their bytes; those that can't be looked at don't count."""
-    num_files = size = 0
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            try:
-                size += (Path(folder) / name).stat().st_size
-            except OSError:
-                continue
-            num_files += 1
-    return num_files, size
-
-
-def _written_at(path: Path) -> float | None:
-    try:
-        return read_manifest(path).written_at
-    except (CheckpointError, OSError):
-        return None
 
 
 def _changed_at(path: Path) -> float:

@@ -22,7 +22,7 @@ from loopwright.checkpoint.layout import checkpoint_dir
 from loopwright.checkpoint.rotation import rotate
 from loopwright.checkpoint.snapshot import Snapshot
 from loopwright.checkpoint.writer import write_checkpoint
-from loopwright.errors import CheckpointError
+from loopwright.errors import CheckpointError, RankFailed
 from loopwright.loop.persist import take_snapshot
 from loopwright.runtime.wrapping import unwrap_model
 
@@ -122,18 +122,10 @@ class Saving:
         Raises:
             CheckpointError: it couldn't; on all processes.
         """
-        ranks, error = self.trainer.ranks, None
-        path: Path | None = None
-        if ranks.is_first:
-            try:
-                path = write()
-            except CheckpointError as found:
-                error = found
-        if not ranks.are_many and error is not None:
-            raise error
-        path, reason = ranks.share((path, None if error is None else str(error)))
-        if reason is not None:
-            raise CheckpointError(reason) from error
+        try:
+            path: Path = self.trainer.ranks.of_first(write)
+        except RankFailed as error:
+            raise CheckpointError(str(error)) from error
         return path
 
     def _mark_saved(self, *, is_saved: bool = True) -> None:

@@ -139,14 +139,12 @@ def spread_of(trainer: Any) -> dict[str, int]:
     }
 
 
-def batches_now(batches: int, spread: Mapping[str, int] | None, trainer: Any) -> int:
+def batches_now(batches: int, spread: Mapping[str, int], trainer: Any) -> int:
     """Return how many batches of all are as many examples as `batches` were under `spread`.
 
     Raises:
         CheckpointError: no number of whole ones is.
     """
-    if spread is None or spread["processes"] == trainer.ranks.size:
-        return batches
     examples = batches * spread["processes"] * spread["batch_size"]
     whole = trainer.ranks.size * trainer._train_batch_size
     if examples % whole:

@@ -10,9 +10,8 @@ from typing import Any
 
 from loopwright import checkpoint
 from loopwright.checkpoint.layout import LOOPWRIGHT_STATE_NAME, MANIFEST_NAME, list_checkpoints, step_of
-from loopwright.checkpoint.manifest import find_size_damage, read_manifest
+from loopwright.checkpoint.manifest import count_files, find_size_damage, written_at
 from loopwright.checkpoint.pins import is_pinned
-from loopwright.errors import CheckpointDamaged
 from loopwright.records import Record
 from loopwright.report.views import CheckpointView
 
@@ -77,8 +76,8 @@ def _examine(path: Path, record: Record | None, *, verify: bool) -> CheckpointVi
         step=step_of(path),
         state=state,
         damage=tuple(damage),
-        size=_size(path),
-        time=_written_at(path) or (record.time if record else None),
+        size=count_files(path)[1],
+        time=written_at(path) or (record.time if record else None),
         attempt=record.attempt if record else None,
         is_pinned=is_pinned(path),
     )
@@ -86,21 +85,3 @@ def _examine(path: Path, record: Record | None, *, verify: bool) -> CheckpointVi
 
 def _compare_sizes(path: Path, *, has_manifest: bool) -> list[str]:
     return find_size_damage(path) if has_manifest else []
-
-
-def _written_at(path: Path) -> float | None:
-    try:
-        return read_manifest(path).written_at
-    except (CheckpointDamaged, OSError):
-        return None
-
-
-def _size(path: Path) -> int:
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += (Path(folder) / name).stat().st_size
-            except OSError:  # deleted meanwhile
-                continue
-    return total

@@ -2,7 +2,7 @@
 
     sum      of numbers, over the group that the gradients take
     agree    on small whole numbers, over a group of its own on the CPU: an accelerator's queue is not waited for
-    gather   things to the first process        share     what the first process has        wait     for all
+    gather   things to the first process        share     what the first process has
     of_first what a function returns there, or fails of
     bring    bytes, as they are, from one process to the first or to all
 
@@ -204,11 +204,6 @@ class Ranks:
             dist.send(data, dst=0, group=self._group)
         elif source != 0 and self.is_first:
             dist.recv(data, src=source, group=self._group)
-
-    def wait(self) -> None:
-        """Return when all have come here."""
-        if self.are_many:
-            dist.barrier(group=self._group)
 
     # Failing
 

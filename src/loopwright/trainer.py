@@ -394,7 +394,7 @@ class Trainer(Plotting, Searching):
             CheckpointDamaged: the checkpoint at the given path is not whole.
         """
         reject_resume_value(resume_from_checkpoint)
-        checkpoint = choose_checkpoint(self.args.output_dir, resume_from_checkpoint)
+        checkpoint = self.ranks.of_first(lambda: choose_checkpoint(self.args.output_dir, resume_from_checkpoint))
         if self.model_init is not None:
             self._seed()
             self._take_model(self.call_model_init(trial))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.distributed.launching import launch, returned
-from tests.distributed.trainings import train
+from tests.distributed.trainings import train, train_one_coming_late
 
 
 def run(tmp_path, number, name="out", callbacks=(), resume="", timeout=120.0, **options):
@@ -179,6 +179,14 @@ def test_checkpoint_of_two_goes_on_with_one_and_four(tmp_path):
     run(tmp_path, 1, "out", callbacks=[["Sets", "should_training_stop", 6, 0]], resume="auto", **options)
     four = run(tmp_path, 4, "out", resume="auto", **options)
     assert_same_training(four, expected)
+
+
+def test_process_that_comes_late_goes_on_where_the_others_do(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 4}
+    whole = run(tmp_path, 2, "whole", **options)
+    run(tmp_path, 2, "out", callbacks=[["Sets", "should_training_stop", 4, 0]], **options)
+    again = returned(train_one_coming_late, 2, tmp_path, tmp_path / "out", 1, json.dumps(options), timeout=60)
+    assert_same_training(again, whole[0])
 
 
 def test_smaller_batches_are_made_up_for_by_accumulation(tmp_path):

@@ -159,6 +159,21 @@ def train(output_dir, options="{}", callbacks="[]", resume=""):
     }
 
 
+def train_one_coming_late(output_dir, rank, options="{}", resume="auto"):
+    """Train, process `rank` taking its time before it looks where the checkpoint had stood."""
+    trainer = make(output_dir, **json.loads(options))
+    if int(rank) == RANK:
+        create = trainer.create_optimizer_and_scheduler
+
+        def create_late(num_training_steps):
+            time.sleep(2)
+            create(num_training_steps)
+
+        trainer.create_optimizer_and_scheduler = create_late
+    trainer.train(resume_from_checkpoint=resume)
+    return result(trainer)
+
+
 def train_slowly(output_dir, seconds, options="{}", callbacks="[]"):
     """The same, each step taking so long."""
 

@@ -237,7 +237,10 @@ def _flags_to_act_on(trainer: TrainingHooks, saved: dict[str, Any]) -> dict[str,
     """Return the control flags that were set when the checkpoint was made and that nothing has come of."""
     if saved.get("flags"):
         return dict(saved["flags"])
-    if saved.get("stops") and not ended_in_order(trainer.args.output_dir, trainer.run_id):
-        # A callback had stopped the training, and a kill came before it could end.
-        return {flag: flag == "should_training_stop" for flag in CONTROL_FLAGS}
-    return None
+    if not saved.get("stops"):
+        return None
+    # The first process alone looks: it will soon begin an attempt there, which hasn't ended.
+    if trainer.ranks.of_first(lambda: ended_in_order(trainer.args.output_dir, trainer.run_id)):
+        return None
+    # A callback had stopped the training, and a kill came before it could end.
+    return {flag: flag == "should_training_stop" for flag in CONTROL_FLAGS}

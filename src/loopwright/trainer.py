@@ -42,6 +42,7 @@ from loopwright.loop.evaluate import EvaluationLoop
 from loopwright.loop.loss import LabelSmoother, shifts_labels, takes_item_count
 from loopwright.loop.metrics import format_metrics, metrics_table, save_results
 from loopwright.loop.optimizers import build_optimizer, decay_parameter_names, optimizer_class_and_kwargs
+from loopwright.loop.persist import whole_state
 from loopwright.loop.preparation import check_construction, make_output_dir, prepare_model
 from loopwright.loop.report import speed_metrics
 from loopwright.loop.resuming import choose_checkpoint, reject_resume_value
@@ -537,14 +538,22 @@ class Trainer(Plotting, Searching):
         return self.saving.save()
 
     def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
-        """Save model and processing class, ready to be loaded, with the training's arguments beside them."""
+        """Save model and processing class, ready to be loaded, with the training's arguments beside them.
+
+        Of several processes the first one saves. All have to call it where the model is sharded, as each has a part.
+        """
+        state = whole_state(self.model, self.ranks)
+        if not self.args.should_save:
+            return
         directory = Path(output_dir if output_dir is not None else self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        write_model(unwrap_model(self.model), directory, self.processing_class)
+        write_model(unwrap_model(self.model), directory, self.processing_class, state)
         write_text_atomically(directory / "training_args.json", self.args.to_json_string())
 
     def save_state(self) -> None:
-        """Save the Trainer's state as `trainer_state.json` in `output_dir`."""
+        """Save the Trainer's state as `trainer_state.json` in `output_dir`; of several processes the first one's."""
+        if not self.args.should_save:
+            return
         directory = Path(self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
         self.state.save_to_json(directory / TRAINER_STATE_NAME)

@@ -82,6 +82,8 @@ _OTHER_VALUES: dict[str, Any] = {
     "ddp_static_graph": True,
     "ddp_backend": "gloo",
     "ddp_timeout": 60,
+    "fsdp": "full_shard",
+    "fsdp_config": {"min_num_params": 1000},
     "length_column_name": "size",
     "train_sampling_strategy": "sequential",
     "data_seed": 8,

@@ -23,8 +23,6 @@ ASKING: dict[str, Any] = {
     "eval_use_gather_object": True,
     "fp16_backend": "apex",
     "fp16_opt_level": "O2",
-    "fsdp": "full_shard auto_wrap",
-    "fsdp_config": {"version": 2},
     "fsdp_min_num_params": 1000,
     "fsdp_transformer_layer_cls_to_wrap": "Block",
     "half_precision_backend": "apex",

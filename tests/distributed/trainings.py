@@ -28,8 +28,9 @@ class Net(nn.Module):
 
     def forward(self, x, labels):
         self.seen.extend(x[:, 0].tolist())
-        loss = nn.functional.cross_entropy(self.layers(x).flatten(0, -2), labels.flatten(), ignore_index=-100)
-        return {"loss": loss}
+        logits = self.layers(x)
+        loss = nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=-100)
+        return {"loss": loss, "logits": logits}
 
 
 class Divides(Net):
@@ -132,8 +133,10 @@ def result(trainer):
         {key: value for key, value in line.items() if not key.endswith(("runtime", "per_second"))}
         for line in trainer.state.log_history
     ]
-    weights = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+    found = (parameter.detach() for parameter in trainer.model.parameters())
+    weights = torch.cat([getattr(one, "full_tensor", lambda one=one: one)().flatten() for one in found])
     return {
+        "is_sharded": any(hasattr(parameter, "full_tensor") for parameter in trainer.model.parameters()),
         "weights": weights.tolist(),
         "history": lines,
         "seen": [round(number * 10) for number in trainer.model.seen],
@@ -172,6 +175,45 @@ def train_one_coming_late(output_dir, rank, options="{}", resume="auto"):
         trainer.create_optimizer_and_scheduler = create_late
     trainer.train(resume_from_checkpoint=resume)
     return result(trainer)
+
+
+def train_and_look(output_dir, options="{}", eval_count="7"):
+    """Train on `train`'s data, then evaluate, predict, save and load; return what came of it."""
+    trainer = make(output_dir, **json.loads(options))
+    trainer.compute_metrics = lambda prediction: {"rows": len(prediction.predictions)}
+    trainer.train()
+    metrics = trainer.evaluate(examples(int(eval_count)))
+    predicted = trainer.predict(examples(int(eval_count)))
+    trainer.save_model(Path(output_dir) / "model")
+    return {
+        "metrics": {key: value for key, value in metrics.items() if not key.endswith(("runtime", "per_second"))},
+        "predictions": predicted.predictions.tolist(),
+        **result(trainer),
+    }
+
+
+def train_where_a_disk_is_full(output_dir, rank, step, options="{}"):
+    """Train, process `rank` not being able to write its part of the checkpoint of `step`."""
+    from loopwright.checkpoint import together
+
+    write = together.write_shard
+
+    def fail(tensors, directory, *arguments):
+        if int(rank) == RANK and f"checkpoint-{step}." in directory.name:
+            raise OSError(28, "No space left on device")
+        return write(tensors, directory, *arguments)
+
+    together.write_shard = fail
+    trainer = make(output_dir, **json.loads(options))
+    trainer.train()
+    return result(trainer) | {"checkpoints": sorted(path.name for path in Path(output_dir).glob("checkpoint-*"))}
+
+
+def train_with_own_optimizer(output_dir, options="{}"):
+    """Make a Trainer with an optimizer of its own."""
+    model = Net()
+    args = TrainingArguments(str(output_dir), report_to="none", use_cpu=True, **json.loads(options))
+    Trainer(model, args, train_dataset=examples(), optimizers=(torch.optim.SGD(model.parameters(), 0.1), None))
 
 
 def train_slowly(output_dir, seconds, options="{}", callbacks="[]"):

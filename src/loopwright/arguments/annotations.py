@@ -14,10 +14,14 @@ from loopwright.arguments.choices import TokenCount
 
 if TYPE_CHECKING:
     Options = dict[str, Any] | None
+    OptionsOrFile = dict[str, Any] | str | None
+    Words = bool | str | list[str] | None
     TokenCountOrFlag = TokenCount | str | bool
 else:
     # A command line gives JSON text; no parser takes that for a dict.
     Options = Annotated[str | None, dict]
+    OptionsOrFile = Annotated[str | None, dict | str]
+    Words = Annotated[str | None, bool | str | list]
     # Without bool: HfArgumentParser would take nothing but booleans then.
     TokenCountOrFlag = TokenCount | str
 

@@ -20,6 +20,7 @@ from loopwright.arguments.limits import LIMITS
 from loopwright.arguments.masking import is_secret, mask
 from loopwright.arguments.refusals import REFUSALS, asks_for_nothing, refuse, refuse_choice
 from loopwright.arguments.reporting import normalize_report_to
+from loopwright.arguments.sharding import read_config
 from loopwright.errors import ArgumentError
 
 
@@ -36,6 +37,8 @@ def _keep_steps(value: float | None) -> float | None:
 _KEEPERS: dict[str, Callable[[Any], Any]] = {
     "eval_delay": lambda value: value or 0,
     "eval_steps": _keep_steps,
+    "fsdp": lambda value: value or None,
+    "fsdp_config": read_config,
     "logging_dir": lambda value: value and os.path.expanduser(value),  # noqa: PTH111 -- text in, text out
     "logging_steps": _keep_steps,
     "output_dir": _keep_output_dir,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from loopwright.arguments.annotations import Options
+from loopwright.arguments.annotations import Options, OptionsOrFile, Words
 
 
 @dataclass(init=False, repr=False, eq=False)
 class ParallelismArguments:
-    """Device and processes, which torchrun starts; sharding is refused for now."""
+    """Device and processes, which torchrun starts."""
 
     use_cpu: bool = False
     """Train on the CPU even where there is a GPU."""
@@ -35,11 +35,11 @@ class ParallelismArguments:
     ddp_timeout: int = 1800
     """Seconds that a collective operation may take."""
 
-    fsdp: str | None = None
-    """Refused: sharding by FSDP."""
+    fsdp: Words = field(default=None, metadata={"nargs": "?", "const": True})
+    """True shards the model over the processes by `fully_shard`; also words: "full_shard", "hybrid_shard", ..."""
 
-    fsdp_config: Options = None
-    """Refused: how FSDP shards."""
+    fsdp_config: OptionsOrFile = None
+    """How it is sharded, and saved: a dict, or the name of a JSON file."""
 
     deepspeed: Options = None
     """Refused: DeepSpeed's configuration."""

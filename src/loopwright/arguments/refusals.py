@@ -28,9 +28,7 @@ _HUB = Refusal("push from a callback's on_save with huggingface_hub's upload_fol
 _TRACKIO = Refusal("run `trackio freeze` when the training has ended", harmless=(False,))
 _ONE_PROCESS = Refusal("several processes are started by torchrun, and nothing else; leave it out")
 _NO_ACCELERATE = Refusal("Loopwright doesn't use Accelerate; leave it out", harmless=({},))
-_FSDP = Refusal(
-    "this version shards nothing, and trains in several processes by DDP; leave it out", harmless=("", False, [], {})
-)
+_FSDP_CONFIG = Refusal("say it in fsdp_config, by the name without fsdp_")
 _AUTOCAST = Refusal("bf16=True and fp16=True use torch's own autocast; leave it out", harmless=("amp", "cpu_amp"))
 _NO_TPU = Refusal("Loopwright trains on CPU, CUDA and MPS; leave it out")
 
@@ -45,10 +43,8 @@ REFUSALS: dict[str, Refusal] = {
     "eval_use_gather_object": _ONE_PROCESS,
     "fp16_backend": _AUTOCAST,
     "fp16_opt_level": _AUTOCAST,
-    "fsdp": _FSDP,
-    "fsdp_config": _FSDP,
-    "fsdp_min_num_params": _FSDP,
-    "fsdp_transformer_layer_cls_to_wrap": _FSDP,
+    "fsdp_min_num_params": _FSDP_CONFIG,
+    "fsdp_transformer_layer_cls_to_wrap": _FSDP_CONFIG,
     "half_precision_backend": _AUTOCAST,
     "hub_always_push": _HUB,
     "hub_model_id": _HUB,

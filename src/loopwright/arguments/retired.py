@@ -58,10 +58,10 @@ class RetiredArguments:
     """Refused: splitting one batch over all processes."""
 
     fsdp_min_num_params: int = 0
-    """Refused: sharding by FSDP."""
+    """Refused: it is a key of `fsdp_config`."""
 
     fsdp_transformer_layer_cls_to_wrap: str | None = None
-    """Refused: sharding by FSDP."""
+    """Refused: it is a key of `fsdp_config`."""
 
     push_to_hub_model_id: str | None = None
     """Refused: the repository to push to."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from loopwright.arguments.fields import ArgumentFields
+from loopwright.arguments.sharding import check_sharding
 from loopwright.errors import ArgumentError
 
 
@@ -102,6 +103,7 @@ RULES: tuple[Callable[[ArgumentFields], None], ...] = (
     check_one_half_precision,
     check_plateau_is_evaluated,
     check_worker_options,
+    check_sharding,
 )
 
 

@@ -2,6 +2,9 @@
 
     <output_dir>/checkpoint-<step>/
         model.safetensors            weights (or what the model's own save_pretrained writes)
+        model_shards/  optimizer_shards/
+                                     in place of weights and of the optimizer's tensors, where each of several
+                                     processes has a part of them: see `shards`
         optimizer.pt  scheduler.pt  scaler.pt  rng_state.pth
         data_state.pt                where in the data it is, and what its epoch began with
         rng_state_1.pth ...          the same two of each further process, where several train

@@ -7,6 +7,7 @@ inside torch.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,18 @@ from loopwright.checkpoint.layout import (
     why_unreadable,
 )
 from loopwright.checkpoint.plain_files import first_line, load_plain, numpy_arrays_allowed
+from loopwright.checkpoint.shards import (
+    MODEL_SHARDS_NAME,
+    OPTIMIZER_SHARDS_NAME,
+    joined_optimizer,
+    names_of_parts,
+    read_shards,
+    shards_in,
+)
 from loopwright.checkpoint.tying import tied_names
 from loopwright.checkpoint.weights import read_weights
 from loopwright.errors import CheckpointDamaged, CheckpointError
+from loopwright.runtime.dtensors import is_dtensor, spread_as
 from loopwright.runtime.wrapping import unwrap_model
 from loopwright.state import TRAINER_STATE_NAME, TrainerState
 
@@ -56,10 +66,14 @@ def load_model_weights(model: nn.Module, directory: Path | str, strict: bool = T
         load_adapters(model, directory)
         return
     own = model.state_dict()
-    state = read_weights(directory, own.keys())
+    if shards_in(directory, MODEL_SHARDS_NAME):
+        state = read_shards(directory, MODEL_SHARDS_NAME, own)
+    else:
+        state = read_weights(directory, own.keys())
     if _names_differ(own, state) and callable(getattr(model, "from_pretrained", None)):
         state = _read_converted(model, directory) or state
     _refuse_other_shapes(own, state, directory)
+    state = {name: spread_as(value, own.get(name)) for name, value in state.items()}
     try:
         outcome = model.load_state_dict(state, strict=False)
     except Exception as error:  # a model's own hooks and set_extra_state run here
@@ -72,9 +86,31 @@ def load_model_weights(model: nn.Module, directory: Path | str, strict: bool = T
         logger.warning(problem)
 
 
-def load_optimizer(directory: Path | str) -> dict[str, Any] | None:
-    """Return the optimizer's state dict, on the CPU; None where none was saved."""
-    return _load_state(Path(directory), OPTIMIZER_NAME)
+def load_optimizer(directory: Path | str, parameters: Sequence[Any] = ()) -> dict[str, Any] | None:
+    """Return the optimizer's state dict; None where none was saved.
+
+    Arguments:
+        directory: The checkpoint.
+        parameters: The optimizer's, in its order. What is kept for a `DTensor` comes as one, this process's part of it
+            alone; everything else comes whole, and on the CPU.
+    """
+    directory = Path(directory)
+    state = _load_state(directory, OPTIMIZER_NAME)
+    if state is not None and shards_in(directory, OPTIMIZER_SHARDS_NAME):
+        wanted = dict(enumerate(parameters))
+        into = {name: wanted.get(int(name.partition(".")[0])) for name in names_of_parts(directory)}
+        state = joined_optimizer(state, read_shards(directory, OPTIMIZER_SHARDS_NAME, into))
+    if state is not None and any(map(is_dtensor, parameters)):
+        _spread_optimizer(state, parameters)
+    return state
+
+
+def _spread_optimizer(state: dict[str, Any], parameters: Sequence[Any]) -> None:
+    for number, values in state["state"].items():
+        if number < len(parameters):
+            for name, value in values.items():
+                if isinstance(value, torch.Tensor):
+                    values[name] = spread_as(value, parameters[number])
 
 
 def load_scheduler(directory: Path | str) -> dict[str, Any] | None:

@@ -32,6 +32,9 @@ class Snapshot:
         model_state: The state dict of the unwrapped model, to be written in place of what the model holds by then.
             Names that are tied to each other share their storage in it, as in the model's own.
         history: Encodes the log history; who hands on the same one at the next save pays for the new lines alone.
+        is_sharded: Whether `model_state` and `optimizer` hold this process's parts of `DTensor`s, which all processes
+            write together.
+        is_copied: Whether `model_state` and `optimizer` share nothing with the training already.
         extra: Further files by name, each a tensor, plain value or NumPy array, or a nest of them.
     """
 
@@ -46,5 +49,7 @@ class Snapshot:
     randomness: dict[str, Any] | None = None
     processing_class: Any = None
     model_state: dict[str, Any] | None = None
+    is_sharded: bool = False
+    is_copied: bool = False
     history: HistoryText = field(default_factory=HistoryText)
     extra: dict[str, Any] = field(default_factory=dict)

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from loopwright.runtime.dtensors import local_part
+
 
 def tied_names(state: Mapping[str, Any]) -> list[list[str]]:
     """Return the groups of two names or more that stand for the same memory seen in the same way, sorted."""
     groups: dict[object, list[str]] = {}
     for name, value in state.items():
-        if isinstance(value, torch.Tensor) and (place := _place(value)) is not None:
+        if isinstance(value, torch.Tensor) and (place := _place(local_part(value))) is not None:
             groups.setdefault(place, []).append(name)
     return [sorted(names) for names in groups.values() if len(names) > 1]
 

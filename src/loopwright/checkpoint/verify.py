@@ -30,6 +30,7 @@ from loopwright.checkpoint.layout import (
 from loopwright.checkpoint.manifest import Manifest, read_manifest
 from loopwright.checkpoint.plain_files import first_line
 from loopwright.checkpoint.reader import load_trainer_state
+from loopwright.checkpoint.shards import MODEL_SHARDS_NAME, OPTIMIZER_SHARDS_NAME, shards_in
 from loopwright.checkpoint.weights import weight_files
 from loopwright.errors import CheckpointDamaged, CheckpointError, CheckpointNotFound
 
@@ -90,10 +91,12 @@ def _damage_of_list(directory: Path, manifest: Manifest) -> Iterator[str]:
     for name in REQUIRED_NAMES:
         if name not in manifest.files:
             yield f"{name}: not in {MANIFEST_NAME}"
-    if manifest.files.keys().isdisjoint((*WEIGHTS_NAMES, *ADAPTER_NAMES)):
+    has_shards = any(name.startswith(f"{MODEL_SHARDS_NAME}/") for name in manifest.files)
+    if not has_shards and manifest.files.keys().isdisjoint((*WEIGHTS_NAMES, *ADAPTER_NAMES)):
         yield f"{WEIGHTS_NAMES[0]}: neither it nor any other file of weights is in {MANIFEST_NAME}"
     # Planted later, they would be read all the same. Files of other names may be added: callbacks do.
-    for name in (*WEIGHTS_NAMES, *ADAPTER_NAMES, *STATE_NAMES, TRAINING_ARGS_NAME):
+    planted = [*shards_in(directory, MODEL_SHARDS_NAME), *shards_in(directory, OPTIMIZER_SHARDS_NAME)]
+    for name in (*WEIGHTS_NAMES, *ADAPTER_NAMES, *STATE_NAMES, TRAINING_ARGS_NAME, *planted):
         if name not in manifest.files and os.path.lexists(directory / name):
             yield f"{name}: not in {MANIFEST_NAME}"
 

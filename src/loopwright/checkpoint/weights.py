@@ -66,6 +66,19 @@ def write_model(
     return {} if saves_itself else write_state(model if state is None else state, directory)
 
 
+def write_description(model: nn.Module | Mapping[str, Any], directory: Path, processing_class: Any = None) -> None:
+    """Write what is saved beside the weights: the model's configuration, and the processing class.
+
+    Raises:
+        OSError: a file could not be written. Whatever a `save_pretrained` raises passes too.
+    """
+    bare = unwrap_model(model) if isinstance(model, nn.Module) else model
+    parts: tuple[Any, ...] = (getattr(bare, "config", None), processing_class)
+    for part in parts:
+        if callable(getattr(part, "save_pretrained", None)):
+            part.save_pretrained(str(directory))
+
+
 def write_state(model: nn.Module | Mapping[str, Any], directory: Path) -> dict[str, FileRecord]:
     """Write the model's state dict, in place of one that is there, whether or not the model could save itself.
 
@@ -126,9 +139,7 @@ def _save_pretrained(model: Any, directory: Path, state: Mapping[str, Any] | Non
     parameters = inspect.signature(model.save_pretrained).parameters
     # Only where they are named: **kwargs may take them for something else.
     if state is not None and "state_dict" not in parameters:
-        config: Any = getattr(model, "config", None)
-        if callable(getattr(config, "save_pretrained", None)):
-            config.save_pretrained(str(directory))
+        write_description(model, directory)
         return False
     # A copy of the dict: transformers takes the tensors out of the one it is given.
     wanted: dict[str, Any] = {} if state is None else {"state_dict": dict(state)}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from loopwright._support.files import FileRecord, sync_directory, write_text
@@ -30,20 +30,29 @@ from loopwright.checkpoint.layout import (
 from loopwright.checkpoint.manifest import write_manifest
 from loopwright.checkpoint.pins import is_pinned, pin
 from loopwright.checkpoint.plain_files import first_line, save_plain
+from loopwright.checkpoint.shards import split_optimizer
 from loopwright.checkpoint.snapshot import Snapshot
-from loopwright.checkpoint.weights import write_model, write_state
+from loopwright.checkpoint.weights import write_description, write_model, write_state
 from loopwright.errors import CheckpointError
 from loopwright.state import TRAINER_STATE_NAME
 
 _one_at_a_time = threading.Lock()
 
 
-def write_checkpoint(snapshot: Snapshot, output_dir: Path | str) -> Path:
+def write_checkpoint(
+    snapshot: Snapshot, output_dir: Path | str, write_shards: Callable[[Path], dict[str, FileRecord]] | None = None
+) -> Path:
     """Write `snapshot` to `<output_dir>/checkpoint-<step>` and return that path once it is durable.
 
     One of that name that is there already is replaced: until the rename it is the old one, whole, and then the new one.
     May run in a thread beside the training: nothing that belongs to the process is changed. Two in one process wait for
     each other.
+
+    Arguments:
+        snapshot: What to write.
+        output_dir: Made where it doesn't exist.
+        write_shards: Of a sharded one: called with the directory where the checkpoint is being written, has the tensors
+            that are in parts written there, and returns size and digest of their files.
 
     Raises:
         CheckpointError: it could not be written; nothing is left of it, and all other checkpoints stand.
@@ -56,7 +65,8 @@ def write_checkpoint(snapshot: Snapshot, output_dir: Path | str) -> Path:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             clear_leftovers(checkpoint.parent)
             with scratch_directory(checkpoint) as scratch:
-                write_manifest(scratch, _write_files(snapshot, scratch))
+                written = {} if write_shards is None else write_shards(scratch)
+                write_manifest(scratch, written | _write_files(snapshot, scratch))
                 _sync_directories(scratch)
                 _publish(scratch, checkpoint)
         except Exception as error:  # a model's own save_pretrained may raise anything
@@ -68,7 +78,7 @@ def _write_files(snapshot: Snapshot, directory: Path) -> dict[str, FileRecord]:
     """Write all files but the manifest; return those known without reading them, which are on the disk already."""
     written = _write_model(snapshot, directory)
     states = {
-        OPTIMIZER_NAME: snapshot.optimizer,
+        OPTIMIZER_NAME: split_optimizer(snapshot.optimizer)[0] if snapshot.is_sharded else snapshot.optimizer,
         SCHEDULER_NAME: snapshot.scheduler,
         SCALER_NAME: snapshot.scaler,
     }
@@ -92,6 +102,9 @@ def _write_files(snapshot: Snapshot, directory: Path) -> dict[str, FileRecord]:
 
 
 def _write_model(snapshot: Snapshot, directory: Path) -> dict[str, FileRecord]:
+    if snapshot.is_sharded:
+        write_description(snapshot.model, directory, snapshot.processing_class)
+        return {}
     written = write_model(snapshot.model, directory, snapshot.processing_class, snapshot.model_state)
     if any((directory / name).exists() for name in (*WEIGHTS_NAMES, *ADAPTER_NAMES)):
         return written

@@ -16,12 +16,13 @@ from loopwright.data.drawing import drawer
 from loopwright.data.loaders import find_batch_size, has_length
 from loopwright.data.waiting import end_workers, poll_while_waiting
 from loopwright.loop.assembling import Rounds, assemble, in_turn
+from loopwright.loop.company import Company
 from loopwright.loop.gather import OutputCollector
 from loopwright.loop.metric_objects import BatchwiseMetric, is_metric_object
 from loopwright.loop.metrics import plain_values, with_prefix
 from loopwright.loop.pausing import Paused
 from loopwright.outputs import EvalLoopOutput, EvalPrediction
-from loopwright.runtime.wrapping import shared_buffers
+from loopwright.runtime.wrapping import is_sharded, shared_buffers
 
 if TYPE_CHECKING:
     from loopwright.loop.hooks import TrainingHooks
@@ -124,10 +125,14 @@ class EvaluationLoop:
             poll_while_waiting(batches, pause.stop_in_evaluation)
         draw = drawer(batches)
         inputs = _next_or_none(draw)
+        # A forward of a sharded model is all processes': who has had its batches goes along with the others.
+        company = Company(trainer.ranks, inputs) if is_sharded(model) else None
         step = 0
         while inputs is not None:
             # One batch ahead, because compute_metrics of batch_eval_metrics must know the last one.
             following = _next_or_none(draw)
+            if company is not None:
+                company.go_on(inputs)
             self._take(model, inputs, is_last=following is None)
             trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
             step += 1
@@ -136,8 +141,15 @@ class EvaluationLoop:
             if pause is not None:
                 pause.stop_in_evaluation()
             inputs = following
+        if company is not None:
+            company.go_along(lambda stand_in: self._go_along(model, stand_in))
         if self.rounds is not None:
             self.rounds.finish()
+
+    def _go_along(self, model: torch.nn.Module, stand_in: Any) -> None:
+        self.trainer.prediction_step(model, stand_in, self.prediction_loss_only, ignore_keys=self.ignore_keys)
+        if self.rounds is not None:
+            self.rounds.come([], has_following=False)
 
     def _take(self, model: torch.nn.Module, inputs: Any, *, is_last: bool) -> None:
         trainer = self.trainer

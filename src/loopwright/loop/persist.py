@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopwright._support.log import Logger, get_logger
+from loopwright.arguments.sharding import sharding_of
 from loopwright.callbacks.persistence import capture_states, restore_states
 from loopwright.checkpoint.layout import (
     DATA_STATE_NAME,
@@ -41,8 +42,9 @@ from loopwright.loop.metrics import metric_name
 from loopwright.loop.position import Position, Resumption
 from loopwright.loop.sharing import batches_now, spread_of
 from loopwright.loop.update import Update
+from loopwright.runtime.dtensors import whole
 from loopwright.runtime.randomness import capture_randomness, restore_randomness, set_seed
-from loopwright.runtime.wrapping import unwrap_model
+from loopwright.runtime.wrapping import is_sharded, shared_buffers, unwrap_model
 from loopwright.state import CONTROL_FLAGS
 
 if TYPE_CHECKING:
@@ -75,10 +77,14 @@ def take_snapshot(trainer: TrainingHooks, loop: TrainingLoop | None, *, syncs_jo
     if ranks.are_many and complete:
         extra |= _files_of_others(ranks, randomness, extra.get(DATA_STATE_NAME))
     scaler_state = trainer.precision.state_dict() if complete else None
+    is_in_parts, model_state, optimizer = _tensors_of(trainer, with_optimizer=complete)
     return Snapshot(
         step=state.global_step,
         model=trainer.model,
-        optimizer=trainer.optimizer.state_dict() if complete else None,
+        optimizer=optimizer,
+        model_state=model_state,
+        is_sharded=is_in_parts,
+        is_copied=model_state is not None and not is_in_parts,
         scheduler=trainer.lr_scheduler.state_dict() if complete else None,
         scaler=scaler_state or None,
         randomness=randomness,
@@ -89,6 +95,30 @@ def take_snapshot(trainer: TrainingHooks, loop: TrainingLoop | None, *, syncs_jo
         history=trainer.saving.history,
         extra=extra,
     )
+
+
+def _tensors_of(
+    trainer: TrainingHooks, *, with_optimizer: bool
+) -> tuple[bool, dict[str, Any] | None, dict[str, Any] | None]:
+    """Return whether each process writes its part; the model's state where that is to be taken now; the optimizer's."""
+    optimizer = trainer.optimizer.state_dict() if with_optimizer else None
+    sharding = sharding_of(trainer.args)
+    if sharding is None or not is_sharded(trainer.model_wrapped):
+        return False, None, optimizer
+    trainer.ranks.spread(shared_buffers(trainer.model_wrapped))
+    model_state = dict(unwrap_model(trainer.model).state_dict())
+    if sharding.writes_shards:
+        return True, model_state, optimizer
+    is_first = trainer.ranks.is_first
+    return False, whole(model_state, is_kept=is_first), whole(optimizer, is_kept=is_first)
+
+
+def whole_state(model: Any, ranks: Ranks) -> dict[str, Any] | None:
+    """Return the state dict of a sharded model, whole, on the first process; None where the model itself will do.
+
+    All processes have to call it where the model is sharded.
+    """
+    return whole(dict(unwrap_model(model).state_dict()), is_kept=ranks.is_first) if is_sharded(model) else None
 
 
 def _data_and_update(trainer: TrainingHooks, loop: TrainingLoop) -> dict[str, Any]:
@@ -176,7 +206,8 @@ def restore_callbacks(trainer: TrainingHooks, directory: Path) -> None:
 
 def restore_loop(trainer: TrainingHooks, loop: TrainingLoop, directory: Path) -> None:
     """Put optimizer, schedule, gradient scale and loss sums back; the rest follows when the data stands."""
-    if (optimizer_state := load_optimizer(directory)) is None:
+    parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+    if (optimizer_state := load_optimizer(directory, parameters)) is None:
         logger.warning("%s holds weights alone: the optimizer starts anew", directory)
     else:
         with _fitting(directory, OPTIMIZER_NAME):

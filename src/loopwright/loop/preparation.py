@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from loopwright._support.log import get_logger
+from loopwright.arguments.sharding import sharding_of
 from loopwright.data.loaders import has_length
 from loopwright.errors import ArgumentError, UnsupportedArgument
 from loopwright.loop.metric_objects import check_mergeable, is_metric_object
+from loopwright.runtime.fsdp import shard_model
 from loopwright.runtime.wrapping import wrap_for_ranks
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ def check_construction(  # noqa: PLR0913 -- the parts that must fit together
             "others, which wait for it; find the size with one process"
         )
     _check_model(model, model_init, optimizers, optimizer_cls_and_kwargs)
+    if args.fsdp and args.world_size > 1 and optimizers[0] is not None:
+        raise ArgumentError(
+            "optimizers with fsdp: the parameters it was made for are replaced when the model is sharded; give "
+            "optimizer_cls_and_kwargs=(cls, kwargs), or override create_optimizer"
+        )
     if args.eval_strategy != "no" and eval_dataset is None:
         raise ArgumentError(
             f"eval_strategy={str(args.eval_strategy)!r} needs an eval_dataset; set it to 'no' or pass one"
@@ -101,7 +108,12 @@ def prepare_model(model: nn.Module, args: TrainingArguments, ranks: Ranks) -> nn
     model.train()
     if args.gradient_checkpointing:
         _enable_gradient_checkpointing(model, args.gradient_checkpointing_kwargs)
-    if ranks.are_many:
+    sharding = sharding_of(args)
+    if sharding is not None and ranks.are_many:
+        shard_model(model, args, sharding, ranks)
+    elif sharding is not None:
+        get_logger(__name__).warning("fsdp=%r: one process has nothing to share the model with", args.fsdp)
+    elif ranks.are_many:
         model = wrap_for_ranks(model, args)
     if args.torch_compile:
         compiled: nn.Module = torch.compile(  # type: ignore[assignment]  # a module comes out where one goes in

@@ -21,15 +21,18 @@ from loopwright.checkpoint.history import HistoryText
 from loopwright.checkpoint.layout import checkpoint_dir
 from loopwright.checkpoint.rotation import rotate
 from loopwright.checkpoint.snapshot import Snapshot
+from loopwright.checkpoint.together import write_together
 from loopwright.checkpoint.writer import write_checkpoint
 from loopwright.errors import CheckpointError, RankFailed
 from loopwright.loop.persist import take_snapshot
-from loopwright.runtime.wrapping import unwrap_model
+from loopwright.runtime.dtensors import local_part, mapped, with_part
+from loopwright.runtime.wrapping import is_sharded, unwrap_model
 
 if TYPE_CHECKING:
     from torch import nn
 
     from loopwright.loop.hooks import TrainingHooks
+    from loopwright.runtime.ranks import Ranks
     from loopwright.state import TrainerState
 
 logger: Logger = get_logger(__name__)
@@ -37,12 +40,13 @@ logger: Logger = get_logger(__name__)
 
 @dataclasses.dataclass
 class _Write:
-    """A checkpoint that is being written beside the training."""
+    """A checkpoint that is being written beside the training: by the first process, or by all."""
 
     path: Path
     state: TrainerState
     future: Future[Path]
     best_before: str | None
+    by_all: bool = False
 
 
 class Saving:
@@ -62,6 +66,7 @@ class Saving:
         self._small_buffers = Buffers()
         self._under_way: _Write | None = None
         self._tidying: Future[Any] | None = None
+        self._ranks_beside: Ranks | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"trainer": self.trainer}
@@ -109,12 +114,24 @@ class Saving:
         """Write a checkpoint of this moment, and return its path once it is durable."""
         trainer = self.trainer
         snapshot = take_snapshot(trainer, trainer.training_loop)
-        path = self._by_first(lambda: write_checkpoint(snapshot, trainer.args.output_dir))
+        path = self._write(snapshot) if snapshot.is_sharded else self._by_first(lambda: self._write(snapshot))
         self._mark_saved()
         if trainer.ranks.is_first:
             trainer.reporting.note_checkpoint(path)
             self._rotation(path)()
         return path
+
+    def _write(self, snapshot: Snapshot) -> Path:
+        output_dir = self.trainer.args.output_dir
+        if snapshot.is_sharded:
+            return write_together(snapshot, output_dir, self._group())
+        return write_checkpoint(snapshot, output_dir)
+
+    def _group(self) -> Ranks:
+        """Return the processes, with a group for writing; all have to come here the first time."""
+        if self._ranks_beside is None:
+            self._ranks_beside = self.trainer.ranks.beside()
+        return self._ranks_beside
 
     def _by_first(self, write: Callable[[], Path]) -> Path:
         """Let the first process write, and all know whether it could; return the path of the checkpoint.
@@ -177,20 +194,23 @@ class Saving:
         best_before = trainer.state.best_model_checkpoint
         taken = take_snapshot(trainer, trainer.training_loop, syncs_journal=False)
         path = checkpoint_dir(trainer.args.output_dir, taken.step)
-        output_dir = trainer.args.output_dir
-        if not trainer.ranks.is_first:
+        if not (trainer.ranks.is_first or taken.is_sharded):
             self._expect(_Write(path, copy_of(taken.trainer_state), _done(path), best_before))
             return
         snapshot = self._copied(taken)
+        if snapshot.is_sharded:
+            self._group()  # made here, where all are
 
         def write() -> Path:
             self._buffers.wait()
             self._small_buffers.wait()
-            trainer.reporting.sync_beside()
-            return write_checkpoint(snapshot, output_dir)
+            if trainer.ranks.is_first:
+                trainer.reporting.sync_beside()
+            return self._write(snapshot)
 
         # Callbacks get the written state itself: they hear of it when nobody reads it any more.
-        self._expect(_Write(path, snapshot.trainer_state, self._submit(write), best_before))
+        future = self._submit(write)
+        self._expect(_Write(path, snapshot.trainer_state, future, best_before, by_all=snapshot.is_sharded))
 
     def _expect(self, write: _Write) -> None:
         self._under_way = write
@@ -199,13 +219,12 @@ class Saving:
 
     def _copied(self, snapshot: Snapshot) -> Snapshot:
         """Return a snapshot that shares nothing with the training."""
-        lasting = {
-            "model_state": _without_moving_parts(unwrap_model(self.trainer.model)),
-            "optimizer": snapshot.optimizer,
-        }
+        model_state = snapshot.model_state or _without_moving_parts(unwrap_model(self.trainer.model))
+        lasting = {} if snapshot.is_copied else {"model_state": model_state, "optimizer": snapshot.optimizer}
         passing = {name: getattr(snapshot, name) for name in ("scheduler", "scaler", "randomness", "extra")}
         own_state = copy.deepcopy(snapshot.loopwright_state)
-        copied = self._buffers.copy(lasting) | self._small_buffers.copy(passing)
+        copied = _copied_parts(self._buffers, lasting) if snapshot.is_sharded else self._buffers.copy(lasting)
+        copied |= self._small_buffers.copy(passing)
         return dataclasses.replace(
             snapshot, trainer_state=copy_of(snapshot.trainer_state), loopwright_state=own_state, **copied
         )
@@ -247,7 +266,7 @@ class Saving:
         trainer = self.trainer
         future = write.future
         try:
-            path = self._by_first(future.result)
+            path = future.result() if write.by_all else self._by_first(future.result)
         except KeyboardInterrupt:
             self._under_way = write  # it is still being written, and will be waited for again
             raise
@@ -271,7 +290,8 @@ class Saving:
                 self.trainer.reporting.note_checkpoint(path, step=write.state.global_step)
 
     def _reserve(self) -> None:
-        if not self.trainer.ranks.is_first:
+        is_in_parts = is_sharded(self.trainer.model_wrapped)
+        if is_in_parts or not self.trainer.ranks.is_first:  # parts are small
             self.is_idle = True
             return
         optimizer = None if self.trainer.args.save_only_model else self.trainer.optimizer.state_dict()
@@ -309,6 +329,19 @@ def copy_of(state: TrainerState) -> TrainerState:
         log_history=[dict(line) for line in state.log_history],
         stateful_callbacks=copy.deepcopy(state.stateful_callbacks),
     )
+
+
+def _copied_parts(buffers: Buffers, nested: Any) -> Any:
+    """Return a copy of `nested`, the buffers holding this process's part of each `DTensor`."""
+    originals: list[Any] = []
+
+    def part_of(value: Any) -> Any:
+        originals.append(value)
+        return local_part(value)
+
+    copied = buffers.copy(mapped(nested, part_of))
+    in_turn = iter(originals)
+    return mapped(copied, lambda part: with_part(part, next(in_turn)))
 
 
 def _without_moving_parts(model: nn.Module) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from loopwright.runtime.dtensors import is_dtensor
+
 # What torch itself has "foreach" kernels for, as far as its plain tensors go.
 _FOREACH_DEVICES = ("cpu", "cuda")
 _PLAIN_TYPES = (nn.Parameter, torch.Tensor)
@@ -40,11 +42,18 @@ class Clipper:
         """
         gradients = [grad for parameter in self.parameters if (grad := parameter.grad) is not None]
         if not self._is_uniform or not gradients:
-            return nn.utils.clip_grad_norm_(self.parameters, max_norm)
+            return self._clip_any(gradients, max_norm)
         with torch.no_grad():
             norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
             coefficient = torch.clamp(max_norm / (norm + _AVOIDS_ZERO), max=1.0)
             # On the CPU looking is free, and a product with 1 changes nothing but passes over all gradients.
             if norm.device.type != "cpu" or coefficient.item() != 1.0:
                 torch._foreach_mul_(gradients, coefficient)
+        return norm
+
+    def _clip_any(self, gradients: list[torch.Tensor], max_norm: float) -> torch.Tensor:
+        norm = nn.utils.get_total_norm(gradients)
+        if is_dtensor(norm):  # summed up over the parts here, once, and not at every use
+            norm = norm.full_tensor()
+        nn.utils.clip_grads_with_norm_(self.parameters, max_norm, norm)
         return norm

@@ -17,6 +17,7 @@ import contextlib
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,6 +64,7 @@ class Ranks:
         self.index = index
         self._device = device if device is not None and device.type == "cuda" else torch.device("cpu")
         self._group: Any = None
+        self._timeout: timedelta | None = None
 
     @property
     def are_many(self) -> bool:
@@ -93,6 +95,8 @@ class Ranks:
             if not dist.is_backend_available(backend):
                 there = [name for name in _BACKENDS if dist.is_backend_available(name)]
                 raise ArgumentError(f"ddp_backend={backend!r}: expected one that torch has here, {', '.join(there)}")
+            if backend == "nccl" and args.fsdp:
+                backend = "cpu:gloo,cuda:nccl"  # what is offloaded is summed up where it is
             dist.init_process_group(
                 backend,
                 store=_meeting_place(ranks, args),
@@ -101,8 +105,16 @@ class Ranks:
                 timeout=args.ddp_timeout_delta,
             )
             atexit.register(_part)
-        ranks._group = dist.new_group(backend="gloo", timeout=args.ddp_timeout_delta)
+        ranks._timeout = args.ddp_timeout_delta
+        ranks._group = dist.new_group(backend="gloo", timeout=ranks._timeout)
         return ranks
+
+    def beside(self) -> Ranks:
+        """Return the same processes with a group of their own, for what goes on in a thread; all have to call it."""
+        another = Ranks(self.size, self.index, self._device)
+        if self.are_many:
+            another._group = dist.new_group(backend="gloo", timeout=self._timeout)
+        return another
 
     # Randomness
 

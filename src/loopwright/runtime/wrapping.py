@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,10 +54,28 @@ def data_parallel_of(model: nn.Module) -> DistributedDataParallel | None:
     return model if isinstance(model, DistributedDataParallel) else None
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether `fully_shard` has been applied to `model`, compiled or not: a forward is all processes' then."""
+    # Its module takes seconds to import; who hasn't imported it has sharded nothing.
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(unwrap_model(model), fsdp.FSDPModule)
+
+
 def without_sync(model: nn.Module) -> AbstractContextManager[None]:
     """Return the context in which a backward pass keeps its gradients to this process."""
+    if is_sharded(model):
+        return _keeping_gradients(unwrap_model(model))
     wrapped = data_parallel_of(model)
     return nullcontext() if wrapped is None else wrapped.no_sync()
+
+
+@contextmanager
+def _keeping_gradients(model: Any) -> Iterator[None]:
+    model.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        model.set_requires_gradient_sync(True)
 
 
 def inside_data_parallel(model: nn.Module) -> nn.Module:
@@ -68,9 +88,12 @@ def inside_data_parallel(model: nn.Module) -> nn.Module:
 
 
 def shared_buffers(model: nn.Module) -> list[torch.Tensor]:
-    """Return the buffers that `DistributedDataParallel` brings to all processes at every step of a training.
+    """Return the buffers that all processes are to have as the first one has them, when the model is looked at.
 
-    After a step each process has changed its own, by its own batch.
+    After a step each process has changed its own, by its own batch. `DistributedDataParallel` brings the first one's to
+    all at every step of a training, `fully_shard` never does.
     """
+    if is_sharded(model):
+        return [buffer.detach() for buffer in model.buffers()]
     wrapped = data_parallel_of(model)
     return [] if wrapped is None or not wrapped.broadcast_buffers else [one.detach() for one in wrapped.buffers()]

@@ -181,6 +181,12 @@ def test_checkpoint_of_two_goes_on_with_one_and_four(tmp_path):
     assert_same_training(four, expected)
 
 
+def test_no_checkpoint_is_left_out_while_another_becomes_durable(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 1, "save_async": True, "num_train_epochs": 4}
+    both = run(tmp_path, 2, **options)
+    assert both[0]["steps"]["save"] == both[1]["steps"]["save"] == list(range(1, 13))
+
+
 def test_process_that_comes_late_goes_on_where_the_others_do(tmp_path):
     options = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 4}
     whole = run(tmp_path, 2, "whole", **options)

@@ -274,7 +274,9 @@ class Saving:
             self._go_on_or_raise(error, write.best_before)
             return
         trainer.reporting.note_checkpoint(path, step=write.state.global_step)
+        asks_for_next = trainer.control.should_save  # by this very step; the event takes the flag down
         trainer.control = trainer.callback_handler.on_save(trainer.args, write.state, trainer.control)
+        trainer.control.should_save |= asks_for_next
         if trainer.ranks.is_first:
             self._tidying = self._submit(self._rotation(path))
 

@@ -50,6 +50,7 @@ from loopwright.loop.saving import Saving
 from loopwright.loop.schedules import build_scheduler
 from loopwright.loop.session import TrainingSession
 from loopwright.loop.train import TrainingLoop
+from loopwright.loop.update import Update
 from loopwright.outputs import EvalLoopOutput, PredictionOutput, TrainOutput
 from loopwright.records import Kind
 from loopwright.report.method import Plotting
@@ -152,8 +153,7 @@ class Trainer(Plotting, Searching):
         self.has_trained = self.is_in_train = False
         self.training_loop: TrainingLoop | None = None
         self._train_batch_size = self.args.train_batch_size  # or what auto_find_batch_size has found
-        self.microbatch_weight: float = 1.0
-        self.microbatch_scale: float = 1.0
+        self.update: Update | None = None  # whose micro-batches training_step gets
         self.current_gradient_accumulation_steps: int = self.args.gradient_accumulation_steps
         self.callbacks_at_start: dict[str, Any] = {}
         self._made_scheduler = False

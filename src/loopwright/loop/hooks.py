@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from loopwright.callbacks.dispatcher import CallbackHandler
     from loopwright.loop.saving import Saving
     from loopwright.loop.train import TrainingLoop
+    from loopwright.loop.update import Update
     from loopwright.records import Status, Trial
     from loopwright.runtime.precision import Precision
     from loopwright.runtime.ranks import Ranks
@@ -92,8 +93,7 @@ class TrainingHooks(Protocol):
     preprocess_logits_for_metrics: Any
     label_names: list[str]
     labels_are_shifted: bool
-    microbatch_weight: float
-    microbatch_scale: float
+    update: Update | None
     ranks: Ranks
     _train_batch_size: int
     current_gradient_accumulation_steps: int

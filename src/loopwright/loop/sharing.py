@@ -45,7 +45,7 @@ class Shares:
         self._source = source if isinstance(source, ShardedBatches) else None
         self._had: Any = None
 
-    def update_of(self, batches: list[Any], number: int, wants_items: bool) -> Update | None:
+    def update_of(self, batches: list[Any], number: int, *, wants_items: bool) -> Update | None:
         """Return the update that these micro-batches make with those of the others; None where nobody has any.
 
         Arguments:
@@ -61,16 +61,24 @@ class Shares:
                 return None
         args = trainer.args
         is_together = args.average_tokens_across_devices
-        own = [sum(items), self._count_tokens(batches, items)]
+        own = torch.tensor([sum(items), self._count_tokens(batches, items)], dtype=torch.int64)
         is_asked = is_together or args.include_num_input_tokens_seen != "no"
-        of_all = ranks.sum(torch.tensor(own, dtype=torch.int64)).tolist() if is_asked else own
-        trainer.state.num_input_tokens_seen += of_all[1]
-        total = of_all[0] if is_together else own[0]
-        times = ranks.size if is_together else 1
-        weights = [count * times / total if total else 1.0 / len(items) for count in items]
-        scales = [float(times) if count or not total else 0.0 for count in items]
-        num_items = torch.tensor(total, device=args.device) if wants_items else None
-        return Update(batches, num_items, weights, scales)
+        of_all = ranks.begin_sum(own.clone()) if is_asked else own.clone
+
+        def settle(update: Update) -> None:
+            total, tokens = of_all().tolist()
+            total = total if is_together else int(own[0])
+            trainer.state.num_input_tokens_seen += tokens
+            times = ranks.size if is_together else 1
+            update.weights = [count * times / total if total else 1.0 / len(items) for count in items]
+            update.scales = [float(times) if count or not total else 0.0 for count in items]
+            update.num_items = torch.tensor(total, device=args.device) if wants_items else None
+
+        # Nobody looks at the shares before the first loss is there, so the sums are on their way during its forward.
+        update = Update(batches, weights=[1.0] * len(batches), settle=settle)
+        if wants_items:
+            update.factors()
+        return update
 
     def _items_of(self, batch: Any, number: int) -> int:
         if self._source is not None and not self._source.num_own(number):

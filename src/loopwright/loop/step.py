@@ -24,9 +24,8 @@ def train_on_microbatch(trainer: Any, model: nn.Module, inputs: Any, num_items: 
             loss = trainer.compute_loss(model, inputs, num_items_in_batch=num_items)
         else:  # an override from before that argument existed
             loss = trainer.compute_loss(model, inputs)
-    if trainer.microbatch_weight != 1.0 or trainer.microbatch_scale != 1.0:
-        divides = divides_by_items(trainer, num_items)
-        loss = loss * (trainer.microbatch_scale if divides else trainer.microbatch_weight)
+    if trainer.update is not None and (factors := trainer.update.factors()) != (1.0, 1.0):
+        loss = loss * factors[divides_by_items(trainer, num_items)]
     trainer.precision.backward(loss)
     if args.torch_empty_cache_steps and trainer.state.global_step % args.torch_empty_cache_steps == 0:
         empty_cache(args.device)

@@ -209,7 +209,7 @@ class TrainingLoop:
         clock.fetched = perf_counter()
         clock.data += clock.fetched - started
         if self.shares is not None:
-            self.update = self.shares.update_of(batches, self.position.batches, num_items is not None)
+            self.update = self.shares.update_of(batches, self.position.batches, wants_items=num_items is not None)
             if self.update is None:
                 return False
         elif not batches:
@@ -258,13 +258,11 @@ class TrainingLoop:
             return None
         size, num_items = update.size, update.num_items
         trainer.current_gradient_accumulation_steps = size
+        trainer.update = update
         counted = trainer.args.include_num_input_tokens_seen if self.shares is None else "no"
         for inputs in update.batches:
             if counted != "no":
                 trainer.state.num_input_tokens_seen += count_tokens(trainer, inputs, only_real=counted == "non_padding")
-            trainer.microbatch_weight = update.weights[update.done]
-            if update.scales:
-                trainer.microbatch_scale = update.scales[update.done]
             with self.flops.counting(inputs) if self.shares is None else self._among_others(inputs, update):
                 update.add(trainer.training_step(trainer.model_wrapped, inputs, num_items))
             feed.used += 1
@@ -273,10 +271,11 @@ class TrainingLoop:
                 control = trainer.callback_handler.on_substep_end(trainer.args, trainer.state, trainer.control)
                 trainer.control = control
                 if control.should_epoch_stop or control.should_training_stop:
-                    self.update = None
+                    self.update = trainer.update = None
                     return None
                 if self.pause.is_asked and feed.can_save_pending():
                     raise Paused
+        trainer.update = None
         return update.loss
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ class Update:
         num_items: Items in the whole group, where somebody divides by it.
         weights: Each micro-batch's share of the loss, for the whole group.
         scales: Where several processes train, what a loss that is divided by `num_items` is multiplied with.
+        settle: Sets `weights` and `scales` once they are needed, after the first forward; None where they stand.
         done: Micro-batches that are in the gradients already.
         loss: The sum of their losses; None before the first.
     """
@@ -32,6 +34,7 @@ class Update:
     num_items: torch.Tensor | None = None
     weights: list[float] = field(default_factory=list)
     scales: list[float] = field(default_factory=list)
+    settle: Callable[[Update], None] | None = None
     done: int = 0
     loss: torch.Tensor | None = None
 
@@ -44,6 +47,13 @@ class Update:
     def size(self) -> int:
         """Micro-batches in the whole group."""
         return len(self.weights)
+
+    def factors(self) -> tuple[float, float]:
+        """Return what the next micro-batch's loss is multiplied with: as a mean, and where it is divided already."""
+        if self.settle is not None:
+            settle, self.settle = self.settle, None
+            settle(self)
+        return self.weights[self.done], self.scales[self.done] if self.scales else 1.0
 
     def add(self, loss: torch.Tensor) -> None:
         """Count one more micro-batch, its share of the loss being `loss`."""

@@ -135,6 +135,17 @@ class Ranks:
             dist.all_reduce(numbers, group=self._group if numbers.device.type == "cpu" else None)
         return numbers
 
+    def begin_sum(self, numbers: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Begin to sum up `numbers`, on the CPU, over all processes; return what waits for the sums."""
+        work = dist.all_reduce(numbers, group=self._group, async_op=True) if self.are_many else None
+
+        def finish() -> torch.Tensor:
+            if work is not None:
+                work.wait()
+            return numbers
+
+        return finish
+
     def agree(self, numbers: Sequence[int]) -> list[int]:
         """Return the greatest over all processes at each place; each gives as many."""
         if not self.are_many:

@@ -318,6 +318,7 @@ def test_keys_that_callbacks_add_stand_in_the_history(build):
         def on_log(self, args, state, control, logs=None, **kwargs):
             assert state.log_history[-1]["step"] == state.global_step
             logs["added"] = 5
+            logs["step"] = -1
             logs.pop("epoch", None)
 
         def on_evaluate(self, args, state, control, metrics=None, **kwargs):
@@ -326,6 +327,7 @@ def test_keys_that_callbacks_add_stand_in_the_history(build):
     trainer = build(callbacks=[Adding], eval_data=make_data(4), eval_strategy="epoch", max_steps=5)
     trainer.train()
     assert all(line["added"] == 5 and "epoch" in line for line in trainer.state.log_history)
+    assert all(line["step"] in range(1, 6) for line in trainer.state.log_history)  # the line's own, whatever is set
     assert [line["eval_extra"] for line in trainer.state.log_history if "eval_loss" in line] == [7]
 
 

@@ -376,6 +376,34 @@ def test_a_callback_that_returns_what_is_no_control_is_named():
     assert "SimpleNamespace.on_step_end" in caught.value.__notes__[0]
 
 
+def test_half_a_control_is_its_callbacks_error_and_the_old_one_goes_on(caplog):
+    half = SimpleNamespace(should_training_stop=True)
+    handler = make(SimpleNamespace(on_step_end=lambda *args, **kwargs: half), AlsoThere(), callback_errors="disable")
+    control = TrainerControl()
+    assert fire(handler, control=control) is control
+    assert "SimpleNamespace.on_step_end raised" in caplog.text
+    assert handler.callbacks[-1].seen
+    assert not handler.decisions
+
+
+def test_a_callback_that_gives_the_handler_another_model_gives_it_to_the_next():
+    seen = []
+    handler = make(flow=False)
+    handler.callbacks.append(SimpleNamespace(on_step_end=lambda *args, **kwargs: setattr(handler, "model", "other")))
+    handler.callbacks.append(SimpleNamespace(on_step_end=lambda *args, **kwargs: seen.append(kwargs["model"])))
+    fire(handler)
+    assert seen == ["other"]
+
+
+def test_keywords_of_a_call_by_hand_are_handed_on_with_the_others():
+    seen = []
+    for event in EVENTS[:-1]:
+        handler = make(SimpleNamespace(**{event: lambda *args, **kwargs: seen.append(kwargs)}), flow=False)
+        state, control = TrainerState(max_steps=10), TrainerControl()
+        getattr(handler, event)(ARGS, state, control, **HAS_ITS_OWN.get(event, {}), extra=event)
+    assert [(kwargs["extra"], kwargs["model"]) for kwargs in seen] == [(event, "model") for event in EVENTS[:-1]]
+
+
 @pytest.mark.parametrize(
     ("event", "falling"),
     [

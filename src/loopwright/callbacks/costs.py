@@ -10,7 +10,8 @@ from loopwright._support.log import Logger, get_logger
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from loopwright.callbacks.dispatcher import CallbackHandler, Listener
+    from loopwright.callbacks.dispatcher import CallbackHandler
+    from loopwright.callbacks.listening import Listener
 
 logger: Logger = get_logger(__name__)
 

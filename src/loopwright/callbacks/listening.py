@@ -1,9 +1,10 @@
-"""Find which events a callback really answers, so that the others cost nothing."""
+"""Find which events a callback really answers, so that the others cost nothing, and hold what each answer costs."""
 
 from __future__ import annotations
 
 import dis
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache, wraps
 from types import CodeType
 from typing import Any
@@ -13,6 +14,20 @@ from loopwright.callbacks.events import Event
 _SETUP = frozenset({"RESUME", "CACHE", "NOP"})
 # `return None` as CPython spells it: two instructions up to 3.11 and from 3.14 on, one between.
 _RETURNS_NOTHING = ([("LOAD_CONST", None), ("RETURN_VALUE", None)], [("RETURN_CONST", None)])
+
+
+@dataclass(slots=True, eq=False)
+class Listener:
+    """One callback's answer to one event, and what it has cost so far."""
+
+    callback: Any
+    event: str
+    method: Callable[..., Any]
+    calls: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{type(self.callback).__name__}.{self.event}"
 
 
 def answered_events(callback: object) -> dict[str, Callable[..., Any]]:

@@ -203,7 +203,8 @@ class Recorder:
         if self._is_inherited():
             return self.position
         with self._lock:
-            self.open()  # again, where another recorder of this process was made way for
+            if not self._file.is_open:  # another recorder of this process was made way for
+                self.open()
             text, left_out = encode(values)
             for entry in left_out:
                 warn_once(logger, f"the journal can't hold {entry}: left out from here on")
@@ -213,7 +214,7 @@ class Recorder:
                     return found
                 if found is not None:
                     self._diverge(found)
-            self._commit([self._as_operation(kind, step, text, added, tracker)])
+            self._write([self._as_operation(kind, step, text, added, tracker)])
             return self.position
 
     def decide(self, decision: Decision) -> None:
@@ -256,9 +257,13 @@ class Recorder:
         if self._is_inherited():
             return
         with self._lock:
-            if self._decisions:
-                operations, self._decisions = [*self._decisions, *operations], []
-            self._file.commit(operations)
+            self._write(operations)
+
+    def _write(self, operations: Sequence[Operation]) -> None:
+        """Commit, this process being known to hold the journal, and this thread the lock."""
+        if self._decisions:
+            operations, self._decisions = [*self._decisions, *operations], []
+        self._file.commit(operations)
 
     # What a resumed run says again
 

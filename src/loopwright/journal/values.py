@@ -7,7 +7,7 @@ zero-dimensional tensors become plain numbers, sets become lists. What can't be 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -51,5 +51,29 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} has no place in a journal")
 
 
-# One for all: `json.dumps` with a `default` makes an encoder each time, which takes as long as encoding a log line.
-_dumps = json.JSONEncoder(default=_plain).encode
+def _kept_encoder() -> Callable[[Any], str]:
+    """Return `json.dumps` with `_plain` as its `default`.
+
+    `dumps` makes an encoder each time, and an encoder's `encode` its part that is written in C: each takes as long as
+    encoding a log line. So that part is kept, where Python has it.
+    """
+    encoder = json.JSONEncoder(default=_plain)
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return encoder.encode
+    # No marks against cycles, which an error would leave behind: a cycle is a RecursionError then.
+    chunks = make(
+        None,
+        _plain,
+        json.encoder.encode_basestring_ascii,
+        None,
+        encoder.key_separator,
+        encoder.item_separator,
+        False,
+        False,
+        True,
+    )
+    return lambda value: "".join(chunks(value, 0))
+
+
+_dumps = _kept_encoder()

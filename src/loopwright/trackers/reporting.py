@@ -195,7 +195,8 @@ class Reporting:
         if not state.is_world_process_zero:
             return
         recorder = self._ready()
-        values = {name: value for name, value in line.items() if name != "step"}
+        values = dict(line)
+        values.pop("step", None)
         recorder.record(kind, state.global_step, values, added=added)
         self._wake()
 

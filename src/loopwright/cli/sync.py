@@ -49,7 +49,9 @@ def sync(  # noqa: PLR0913 -- the command line's options
 ) -> None:
     """Deliver to the trackers what they have not got yet. Safe to repeat."""
     if find_journal(output_dir) is None:
-        raise JournalNotFound(f"{output_dir} holds no journal: give the output_dir of a training")
+        is_there = output_dir.exists()
+        said = f"{output_dir} holds no journal: give the output_dir of a training"
+        raise JournalNotFound(said if is_there else f"no such directory: {output_dir}")
     deadlines = Deadlines(open=max(call_timeout, 120.0), call=call_timeout, close=max(call_timeout, 60.0))
     if beside:
         _make_kind()

@@ -202,6 +202,20 @@ def test_metrics_of_several_names_stand_beside_their_values(out):
     assert metrics == ["", "eval_loss 0.5", "", "eval_loss 0.25", "", "eval_f1 0.5", "", ""]
 
 
+def test_where_no_metric_was_chosen_there_is_no_column_for_it(out):
+    for file in out.glob("checkpoint-*/loopwright_state.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"metric": None}))
+    head = next(line for line in loopwright("checkpoints", out, "--quick").stdout.splitlines() if "step" in line)
+    assert [name.strip() for name in head.strip("┃").split("┃")] == [
+        "step",
+        "epoch",
+        "size",
+        "written",
+        "state",
+        "marks",
+    ]
+
+
 def test_pins_are_set_and_taken_back(out):
     first = loopwright("checkpoints", out, "--pin", 2, "--pin", 4)
     assert (first.returncode, first.stderr) == (0, "")

@@ -87,6 +87,19 @@ def test_sync_says_what_is_left_and_why(out, tmp_path):
     assert "tensorboard, run aaaaaaaa: 3 left (FileExistsError" in finished.stdout.replace("\n", "")
 
 
+@pytest.mark.parametrize("command", ["runs", "show"])
+def test_a_long_error_of_a_service_is_cut_in_listings_and_whole_in_json(out, command):
+    long = "OperationalError: " + "CREATE TABLE spans " * 20
+    store = DeliveryStore(out)
+    store.note_failure("a" * 32, "tensorboard", long)
+    store.close()
+    words = (command, f"{out}:aaaa") if command == "show" else (command, out)
+    (line,) = [one for one in loopwright(*words).stdout.splitlines() if one.startswith("tensorboard: ")]
+    assert line.endswith("…)")
+    assert len(line) < 200
+    assert long.strip() in loopwright(*words, "--json").stdout
+
+
 def test_sync_of_an_unknown_tracker_names_those_there_are(out):
     finished = loopwright("sync", out, "--tracker", "wandb")
     assert finished.returncode == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -115,13 +116,29 @@ def test_the_directory_in_which_one_stands_is_the_default(whole):
     assert loopwright("show", cwd=whole).stdout.splitlines()[1].startswith("completed")
 
 
-@pytest.mark.parametrize("command", ["show", "tail", "export", "runs"])
+READERS = ["show", "tail", "export", "runs", "report", "sync"]
+
+
+@pytest.mark.parametrize("command", READERS)
 def test_where_there_is_no_run_one_line_says_so(tmp_path, command):
     finished = loopwright(command, tmp_path / "nowhere")
     assert (finished.returncode, finished.stdout) == (1, "")
-    assert len(finished.stderr.splitlines()) == 1
-    assert finished.stderr.startswith("loopwright: ")
-    assert "nowhere" in finished.stderr
+    assert finished.stderr == f"loopwright: no such directory: {tmp_path / 'nowhere'}\n"
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_where_a_journal_is_broken_one_line_says_so(tmp_path, command):
+    (tmp_path / "journal.db").write_bytes(b"this is no database at all")
+    finished = loopwright(command, tmp_path)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert finished.stderr == f"loopwright: {tmp_path}/journal.db can't be read: file is not a database\n"
+
+
+def test_a_file_in_place_of_a_directory_is_named_as_one(whole):
+    for command in ("show", "runs"):
+        finished = loopwright(command, whole / "journal.db")
+        assert finished.returncode == 1
+        assert finished.stderr == f"loopwright: {whole}/journal.db is a file: give the output_dir of a training\n"
 
 
 @pytest.mark.parametrize("words", [["show", "--nothing"], ["compare", "one"], ["export", "--format", "xml"], ["what"]])
@@ -157,7 +174,14 @@ def test_compare_shows_what_differs_and_draws_the_curves_over_each_other(whole, 
     assert len(found["last_metrics"]["eval_loss"]) == 2
 
 
-def test_compare_of_a_run_with_itself_has_no_differences(whole):
-    text = loopwright("compare", whole, whole).stdout
+def test_compare_of_a_run_with_itself_says_that_it_is_one(whole, resumed):
+    finished = loopwright("compare", whole, resumed, f"{whole}/.")
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert finished.stderr.startswith(f"loopwright: {whole} and {whole}/. are the same run, ")
+
+
+def test_compare_of_a_run_with_its_copy_has_no_differences(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+    text = loopwright("compare", whole, tmp_path / "copy").stdout
     assert "the runs have the same arguments" in text
     assert "*" in text.split("loss by step")[1]

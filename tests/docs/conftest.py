@@ -27,19 +27,29 @@ class Reader:
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
         self._process = process
         self._folder = folder
+        self._num_orders = 0
         self._readings: dict[str, Reading] = {}
 
     def read(self, page: str) -> Reading:
         """Run the blocks of a page; its path is from the project's root, or absolute."""
         if page not in self._readings:
-            directory = self._folder / str(len(self._readings))
-            directory.mkdir()
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps({"page": page, "directory": str(directory)}) + "\n")
-            self._process.stdin.flush()
-            self._readings[page] = Reading(**json.loads(self._process.stdout.readline()), directory=directory)
+            self._readings[page] = self._run(page)
         return self._readings[page]
+
+    def read_and_kill(self, page: str, *, num_blocks: int, killed_at: str) -> Reading:
+        """Run the first blocks of a page, and kill -9 that as soon as the path `killed_at` is there."""
+        return self._run(page, num_blocks=num_blocks, killed_at=killed_at)
+
+    def _run(self, page: str, *, num_blocks: int | None = None, killed_at: str | None = None) -> Reading:
+        directory = self._folder / str(self._num_orders)
+        self._num_orders += 1
+        directory.mkdir()
+        order = {"page": page, "directory": str(directory), "num_blocks": num_blocks, "killed_at": killed_at}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return Reading(**json.loads(self._process.stdout.readline()), directory=directory)
 
 
 @pytest.fixture(scope="session")

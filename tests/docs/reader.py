@@ -1,8 +1,9 @@
 """Run the Python of pages as somebody does who reads them from top to bottom: python reader.py.
 
-A line of JSON in, {"page", "directory"}: the page's blocks are run in their order, in one namespace, in a forked
-process whose working directory and home that is. A line of JSON out: {"exit", "said"}. Forked, so that each costs no
-import.
+A line of JSON in, {"page", "directory", "num_blocks", "killed_at"}: the page's blocks, or the first few of them, are
+run in their order, in one namespace, in a forked process whose working directory and home that is; it is killed as soon
+as the path `killed_at` is there, if that isn't null. A line of JSON out: {"exit", "said"}. Forked, so that each costs
+no import.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import contextlib
 import json
 import os
 import select
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from tests.docs.blocks import python_blocks  # noqa: E402
 from tests.forked import work_and_exit  # noqa: E402
 
 LIMIT_SECONDS = 240
+SECONDS_BETWEEN_LOOKS = 0.02
 
 
 class Classifier(nn.Module):
@@ -65,11 +69,11 @@ def hide_trackers(code: str) -> None:
                     sys.modules[module.partition(".")[0]] = None  # type: ignore[assignment]  # Python's way to say so
 
 
-def read(page: Path, directory: Path) -> None:
-    """Run the blocks of a page, in `directory`."""
+def read(page: Path, directory: Path, num_blocks: int | None = None) -> None:
+    """Run the blocks of a page, or its first few, in `directory`."""
     os.environ["HOME"] = str(directory)
     os.chdir(directory)
-    blocks = python_blocks(page)
+    blocks = python_blocks(page)[:num_blocks]
     if page.parent.name != "trackers":
         hide_trackers("".join(block.text for block in blocks))
     names = taken_for_granted()
@@ -78,20 +82,31 @@ def read(page: Path, directory: Path) -> None:
         exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), names)
 
 
-def run(order: dict[str, str]) -> dict[str, Any]:
+def wait_for_end(child: int, killed_at: Path | None) -> None:
+    """Wait until a process has ended; kill it at its limit, or when a path is there."""
+    waiting = os.pidfd_open(child)
+    end = time.monotonic() + LIMIT_SECONDS
+    step_seconds = LIMIT_SECONDS if killed_at is None else SECONDS_BETWEEN_LOOKS
+    while not select.select([waiting], [], [], step_seconds)[0]:
+        if time.monotonic() >= end or (killed_at is not None and killed_at.exists()):
+            os.kill(child, signal.SIGKILL)
+            break
+    os.close(waiting)
+
+
+def run(order: dict[str, Any]) -> dict[str, Any]:
     """Run what a line asks for, and return the answer to it."""
     directory = Path(order["directory"])
     log = directory.with_suffix(".log")
     child = os.fork()
     if child == 0:
-        work_and_exit(lambda: read(ROOT / order["page"], directory), log)
-    waiting = os.pidfd_open(child)
-    if not select.select([waiting], [], [], LIMIT_SECONDS)[0]:
-        os.kill(child, 9)
-    os.close(waiting)
+        work_and_exit(lambda: read(ROOT / order["page"], directory, order["num_blocks"]), log)
+    killed_at = None if order["killed_at"] is None else directory / order["killed_at"]
+    wait_for_end(child, killed_at)
     _, status = os.waitpid(child, 0)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, 9)
+    if killed_at is None:  # else what it had started is to live on, as after a kill by anybody
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
     return {"exit": os.waitstatus_to_exitcode(status), "said": log.read_text(encoding="utf-8")}
 
 

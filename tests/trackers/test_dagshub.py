@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import getpass
 import math
 import os
 import subprocess
@@ -217,6 +218,19 @@ def test_secrets_are_kept_nowhere(whole, journal, monkeypatch):
 
 
 # Points
+
+
+@pytest.mark.parametrize(
+    "variables", [("DAGSHUB_USER_TOKEN",), ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")]
+)
+def test_nobody_who_looks_at_the_run_sees_the_token(variables, whole, client, journal, monkeypatch):
+    monkeypatch.delenv("DAGSHUB_USER_TOKEN")
+    for name in variables:  # the second are as `dagshub.init()` sets them
+        monkeypatch.setenv(name, TOKEN)
+    assert journal.deliver_one_line() is None
+    (run,) = runs_of(client, journal)
+    assert run.data.tags["mlflow.user"] == getpass.getuser()
+    assert TOKEN not in str(run.to_dictionary())
 
 
 def test_its_mlflow_holds_every_point_of_the_journal(whole, client, tmp_path):

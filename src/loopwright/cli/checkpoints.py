@@ -181,7 +181,8 @@ def _table(place: Place, entries: list[Entry]) -> Table:
     table = Table()
     table.add_column("step", justify="right", no_wrap=True)
     table.add_column("epoch", justify="right", no_wrap=True)
-    table.add_column(shown(names.copy().pop() if len(names) == 1 else "metric"), justify="right", overflow="fold")
+    if names:
+        table.add_column(shown(names.copy().pop() if len(names) == 1 else "metric"), justify="right", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("written", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -192,7 +193,7 @@ def _table(place: Place, entries: list[Entry]) -> Table:
         table.add_row(
             "?" if entry.step is None else str(entry.step),
             "" if epoch is None else f"{epoch:.2f}",
-            _metric_text(entry, with_name=len(names) > 1),
+            *([_metric_text(entry, with_name=len(names) > 1)] if names else []),
             decimal(entry.size),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.written_at or entry.changed_at)),
             Text(entry.state, style=STYLES[entry.state]),

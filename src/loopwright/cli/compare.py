@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from loopwright.cli.choice import AsJson, complete_run, view_of
 from loopwright.cli.output import duration, heading_of, number, shown, to_json
 from loopwright.cli.plot import draw
 from loopwright.cli.show import no_such_metric, titled
+from loopwright.errors import ArgumentError
 from loopwright.report.views import RunView
 
 _MOST_RUNS = 26  # a letter for each
@@ -38,6 +40,7 @@ def compare(
     if not 2 <= len(runs) <= _MOST_RUNS:
         raise typer.BadParameter(f"give 2 to {_MOST_RUNS} runs, not {len(runs)}", param_hint="RUN RUN...")
     views = [view_of(run) for run in runs]
+    _require_different(runs, views)
     name = plot or _common_metric(views)
     if plot is not None and not any(plot in view.series for view in views):
         raise no_such_metric(plot, views)
@@ -58,6 +61,22 @@ def compare(
     if name is not None:
         console.print()
         _show_curves(console, views, letters, name)
+
+
+def _require_different(runs: list[str], views: list[RunView]) -> None:
+    """Refuse the same run given twice: a curve over itself looks like two runs that agree.
+
+    Raises:
+        ArgumentError: two of `runs` are one.
+    """
+    seen: dict[tuple[Path, str], str] = {}
+    for text, view in zip(runs, views, strict=True):
+        place = (view.directory.resolve(), view.run.id)
+        if (first := seen.get(place)) is not None:
+            raise ArgumentError(
+                f"{first} and {text} are the same run, {view.run.short_id}: DIR:ID gives another of DIR"
+            )
+        seen[place] = text
 
 
 def differing_arguments(views: list[RunView]) -> dict[str, list[Any]]:

@@ -15,6 +15,8 @@ from rich.text import Text
 from loopwright.records import Status
 from loopwright.report.views import RunView
 
+_LONGEST_ERROR = 160  # two lines: a database answers with the whole of its statement
+
 STATUS_STYLES = {
     Status.RUNNING: "cyan",
     Status.COMPLETED: "green",
@@ -34,6 +36,12 @@ def shown(value: object, style: str = "") -> Text:
 def printable(value: object) -> str:
     """Return `value` as text in one line, control and direction characters spelled out."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value))
+
+
+def shortened(text: object) -> str:
+    """Return a service's error for a listing; `--json` has the whole of it, and delivery.log more."""
+    said = printable(text)
+    return said if len(said) <= _LONGEST_ERROR else f"{said[: _LONGEST_ERROR - 1].rstrip()}…"
 
 
 def heading_of(view: RunView) -> Text:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loopwright.cli.choice import AsJson
-from loopwright.cli.output import STATUS_STYLES, duration, number, printable, shown, to_json
+from loopwright.cli.output import STATUS_STYLES, duration, number, printable, shortened, shown, to_json
 from loopwright.cli.show import max_steps_of
 from loopwright.records import Status
 from loopwright.report.reading import find_runs
@@ -134,7 +134,7 @@ def _caption(run: dict[str, Any]) -> Text:
             "everything delivered" if not left else f"{left} undelivered", style="green" if not left else "yellow"
         )
         if tracker["error"] and left:
-            text.append(f" ({printable(tracker['error'])})")
+            text.append(f" ({shortened(tracker['error'])})")
     if any(tracker["undelivered"] for tracker in run["trackers"]):
         text.append(f"\ndeliver them: loopwright sync {printable(run['directory'])}")
     return text

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loopwright.cli.choice import AsJson, Chosen, RunId, view_of
-from loopwright.cli.output import STATUS_STYLES, duration, heading_of, number, shown, to_json
+from loopwright.cli.output import STATUS_STYLES, duration, heading_of, number, shortened, shown, to_json
 from loopwright.cli.plot import draw
 from loopwright.errors import ArgumentError
 from loopwright.report.views import AttemptView, RunView, Series
@@ -123,7 +123,7 @@ def _summary(view: RunView) -> Text:
         said = f"{left} undelivered" if left else "everything delivered"
         text.append("\n").append_text(shown(f"{tracker.name}: ")).append(said, style="yellow" if left else "green")
         if tracker.error:
-            text.append_text(shown(f" ({tracker.error})"))
+            text.append(f" ({shortened(tracker.error)})")
     return text
 
 

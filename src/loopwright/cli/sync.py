@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from loopwright._support.env import read_all, set_variables
 from loopwright._support.log import Logger, get_logger, set_level
-from loopwright.cli.output import shown
+from loopwright.cli.output import shortened, shown
 from loopwright.delivery.follower import EXIT_HUNG, Follower, follow, leave
 from loopwright.delivery.sink import Sink
 from loopwright.delivery.store import read_delivered
@@ -49,7 +49,9 @@ def sync(  # noqa: PLR0913 -- the command line's options
 ) -> None:
     """Deliver to the trackers what they have not got yet. Safe to repeat."""
     if find_journal(output_dir) is None:
-        raise JournalNotFound(f"{output_dir} holds no journal: give the output_dir of a training")
+        is_there = output_dir.exists()
+        said = f"{output_dir} holds no journal: give the output_dir of a training"
+        raise JournalNotFound(said if is_there else f"no such directory: {output_dir}")
     deadlines = Deadlines(open=max(call_timeout, 120.0), call=call_timeout, close=max(call_timeout, 60.0))
     if beside:
         _make_kind()
@@ -114,7 +116,7 @@ def _summarize(console: Console, follower: Follower) -> None:
         why = "no answer in time" if name in follower.hung else worker.error
         text = f"{name}, run {run_id[:8]}: " + ("everything is delivered" if left == 0 and not why else f"{left} left")
         if why:
-            text += f" ({why})"
+            text += f" ({shortened(why)})"
         if refused:
             text += f"; {refused} record(s) that it will not take"
         console.print(shown(text))

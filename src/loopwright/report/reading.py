@@ -51,6 +51,7 @@ def find_runs(directory: Path | str) -> list[RunView]:
     """
     places = find_journals(directory)
     if not places:
+        _require_directory(Path(directory))
         raise JournalNotFound(f"{directory} holds no journal, nor does a folder in it")
     found = []
     for place in places:
@@ -85,9 +86,15 @@ def _require_journal(directory: Path) -> Path:
     if inner:
         folders = ", ".join(str(place) for place in inner[:8]) + (", …" if len(inner) > 8 else "")
         raise JournalNotFound(f"{directory} holds no journal, but folders in it do: give one of {folders}")
-    if not directory.exists():
-        raise JournalNotFound(f"no such directory: {directory}")
+    _require_directory(directory)
     raise JournalNotFound(f"{directory} holds no journal: give the output_dir of a training")
+
+
+def _require_directory(path: Path) -> None:
+    if not path.exists():
+        raise JournalNotFound(f"no such directory: {path}")
+    if not path.is_dir():
+        raise JournalNotFound(f"{path} is a file: give the output_dir of a training")
 
 
 def _require_id(text: str) -> str:

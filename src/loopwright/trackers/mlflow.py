@@ -33,6 +33,7 @@ from loopwright.trackers.mlflow_client import (
     find_search_run,
     fit_name,
     make_active,
+    user_tag,
     without_password,
 )
 from loopwright.trackers.naming import group_name, numbers
@@ -184,7 +185,7 @@ class MLflowCallback(TrackerCallback):
     def _make_run(self, service: MLflowService, experiment: str, run: Run, parent: Any) -> Any:
         from mlflow.tracking.context import registry
 
-        tags = registry.resolve_tags()
+        tags = registry.resolve_tags() | user_tag()
         if self._live is None:  # program and repository would be the delivery's
             tags = {name: text for name, text in tags.items() if name == "mlflow.user"}
         if parent is not None:

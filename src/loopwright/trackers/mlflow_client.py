@@ -6,6 +6,7 @@ a new run without a word. Its threads' lists of active runs are read, and the ru
 
 from __future__ import annotations
 
+import getpass
 import json
 import math
 import os
@@ -51,6 +52,22 @@ class Point(NamedTuple):
     value: float
     step: int
     time: int
+
+
+def user_tag() -> dict[str, str]:
+    """Return who makes a run, where MLflow would show a token in place of a name; else nothing.
+
+    MLflow takes the name that it identifies itself with: a token where that is the password too, as at DagsHub.
+    """
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    found = read_mlflow_creds()
+    if not found.username or found.username != found.password:
+        return {}
+    try:
+        return {"mlflow.user": getpass.getuser()}
+    except (KeyError, OSError, ImportError):  # a container's user need have no name
+        return {"mlflow.user": "unknown"}
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from loopwright.checkpoint.verify import find_damage
+from tests.cli.running import loopwright
 from tests.distributed.launching import launch, returned
 from tests.distributed.test_training import assert_same_training, run
 from tests.distributed.trainings import (
@@ -157,3 +158,22 @@ def test_layers_that_arent_there_are_named(tmp_path):
     options = {"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": "Block"}}
     ended = launch(train, 2, tmp_path, tmp_path / "out", json.dumps(options))
     assert "Net has no such modules; expected some of Linear, Net, Sequential, Tanh" in ended[0].output
+
+
+def test_shards_become_one_file_of_weights(tmp_path):
+    both = run(tmp_path, 2, "out", **SHARDED | SAVING)
+    checkpoint = tmp_path / "out" / "checkpoint-12"
+    assert not (checkpoint / "model.safetensors").exists()
+    done = loopwright("consolidate", checkpoint)
+    assert done.returncode == 0, done.stderr
+    saved = load_file(tmp_path / "out" / "checkpoint-12-model" / "model.safetensors")
+    assert np.concatenate([saved[name].flatten() for name in _in_order(saved)]).tolist() == both[0]["weights"]
+    assert {path.name for path in (tmp_path / "out" / "checkpoint-12-model").iterdir()} == {
+        "model.safetensors",
+        "training_args.json",
+    }
+    again = loopwright("consolidate", checkpoint)
+    assert again.returncode == 1
+    assert "checkpoint-12-model is there already: expected a new directory, or an empty one" in again.stderr
+    whole = loopwright("consolidate", tmp_path / "out" / "checkpoint-12-model")
+    assert whole.returncode == 1

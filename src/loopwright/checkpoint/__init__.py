@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from loopwright.checkpoint.consolidation import consolidate
     from loopwright.checkpoint.hidden import clear_leftovers
     from loopwright.checkpoint.layout import (
         PREFIX_CHECKPOINT_DIR,
@@ -39,6 +40,7 @@ __all__ = [
     "Snapshot",
     "checkpoint_dir",
     "clear_leftovers",
+    "consolidate",
     "find_damage",
     "get_last_checkpoint",
     "list_checkpoints",
@@ -60,6 +62,7 @@ __all__ = [
 ]
 
 _NAMES_BY_HOME = {
+    "consolidation": ("consolidate",),
     "hidden": ("clear_leftovers",),
     "layout": ("PREFIX_CHECKPOINT_DIR", "checkpoint_dir", "get_last_checkpoint", "list_checkpoints", "step_of"),
     "reader": (

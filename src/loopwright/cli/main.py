@@ -13,7 +13,20 @@ from io import TextIOWrapper
 import typer
 
 from loopwright import __version__
-from loopwright.cli import checkpoints, compare, demo, doctor, export, report, runs, show, sync, tail, verify
+from loopwright.cli import (
+    checkpoints,
+    compare,
+    consolidate,
+    demo,
+    doctor,
+    export,
+    report,
+    runs,
+    show,
+    sync,
+    tail,
+    verify,
+)
 from loopwright.cli.output import printable
 from loopwright.errors import LoopwrightError, describe
 
@@ -34,6 +47,7 @@ app.command("export")(export.export)
 app.command("sync")(sync.sync)
 app.command("checkpoints")(checkpoints.checkpoints)
 app.command("verify")(verify.verify)
+app.command("consolidate")(consolidate.consolidate)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 

@@ -62,17 +62,11 @@ def _kept_encoder() -> Callable[[Any], str]:
     if make is None:
         return encoder.encode
     # No marks against cycles, which an error would leave behind: a cycle is a RecursionError then.
-    chunks = make(
-        None,
-        _plain,
-        json.encoder.encode_basestring_ascii,
-        None,
-        encoder.key_separator,
-        encoder.item_separator,
-        False,
-        False,
-        True,
-    )
+    parts = (json.encoder.encode_basestring_ascii, None, encoder.key_separator, encoder.item_separator)
+    try:
+        chunks = make(None, _plain, *parts, False, False, True)
+    except TypeError:  # a Python that wants something else there
+        return encoder.encode
     return lambda value: "".join(chunks(value, 0))
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from loopwright.loop.schedules import get_scheduler
     from loopwright.outputs import BestRun, EvalLoopOutput, EvalPrediction, PredictionOutput, TrainOutput
     from loopwright.runtime.randomness import enable_full_determinism, set_seed
+    from loopwright.runtime.scalars import gather_scalars
     from loopwright.search.space import default_compute_objective, default_hp_space_optuna
     from loopwright.state import TRAINER_STATE_NAME, ExportableState, TrainerControl, TrainerState
     from loopwright.trainer import DEFAULT_CALLBACKS, DEFAULT_PROGRESS_CALLBACK, Trainer
@@ -65,6 +66,7 @@ _HOME = {
     "default_data_collator": "data.collate",
     "default_hp_space_optuna": "search.space",
     "enable_full_determinism": "runtime.randomness",
+    "gather_scalars": "runtime.scalars",
     "get_last_checkpoint": "checkpoint.layout",
     "get_scheduler": "loop.schedules",
     "set_seed": "runtime.randomness",
@@ -105,6 +107,7 @@ __all__ = [
     "default_data_collator",
     "default_hp_space_optuna",
     "enable_full_determinism",
+    "gather_scalars",
     "get_last_checkpoint",
     "get_scheduler",
     "set_seed",

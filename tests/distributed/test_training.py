@@ -1,13 +1,22 @@
 """Training in several processes is the training of one with the same batches, and they stay together."""
 
 import json
+import socket
 import time
 
 import numpy as np
 import pytest
 
+from loopwright.journal.reader import JournalReader
+from loopwright.records import Status
 from tests.distributed.launching import launch, returned
-from tests.distributed.trainings import train, train_one_coming_late
+from tests.distributed.trainings import (
+    train,
+    train_one_coming_late,
+    train_reporting,
+    train_where_a_disk_is_full,
+    train_with_numbers_of_each,
+)
 
 
 def run(tmp_path, number, name="out", callbacks=(), resume="", timeout=120.0, **options):
@@ -211,3 +220,36 @@ def test_another_number_of_examples_in_an_update_is_refused(tmp_path):
     )
     assert all(one.status != 0 for one in ended)
     assert "take 16 at once, of which 8 is no multiple: choose a size that divides it" in ended[0].output
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_disk_of_the_first_process_that_is_full_is_heard_of_by_all(tmp_path, beside):
+    options = {"save_strategy": "steps", "save_steps": 2, "save_async": beside}
+    warned = json.dumps({**options, "save_errors": "warn"})
+    both = returned(train_where_a_disk_is_full, 2, tmp_path, tmp_path / "warns", 0, 2, warned)
+    assert [one["checkpoints"] for one in both] == [["checkpoint-4", "checkpoint-6"]] * 2
+    ended = launch(train_where_a_disk_is_full, 2, tmp_path, tmp_path / "raises", 0, 2, json.dumps(options))
+    assert all(one.status != 0 for one in ended)
+    assert all("checkpoint-2 could not be saved: [Errno 28] No space left on device" in one.output for one in ended)
+
+
+def test_numbers_of_each_process_are_in_every_line(tmp_path):
+    both = returned(train_with_numbers_of_each, 2, tmp_path, tmp_path / "out")
+    assert len(both[0]["history"]) > 6
+    for one in both:
+        assert all((line["rank/0"], line["rank/1"]) == (0.5, 1.5) for line in one["history"])
+    ended = launch(train_with_numbers_of_each, 2, tmp_path, tmp_path / "differ", "yes")
+    assert all(
+        "expected the same names on all processes, but rank 1 has rank1, rank 0 rank0" in one.output for one in ended
+    )
+
+
+def test_tracker_that_never_answers_keeps_no_process_waiting(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        options = json.dumps({"tracker_close_timeout": 2, "tracker_open_timeout": 2})
+        both = returned(train_reporting, 2, tmp_path, tmp_path / "out", "mlflow", options, MLFLOW_TRACKING_URI=uri)
+        alone = returned(train_reporting, 2, tmp_path, tmp_path / "none", "none", options)
+    assert both[1]["weights"] == alone[1]["weights"]
+    assert max(one["seconds"] for one in both) < 10, "the request alone would have taken minutes"
+    assert JournalReader(tmp_path / "out").attempts()[-1].status is Status.COMPLETED

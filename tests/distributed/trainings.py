@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from loopwright import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from loopwright import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, gather_scalars
+from loopwright.checkpoint import together, writer
 
 torch.set_num_threads(1)
 
@@ -192,18 +193,19 @@ def train_and_look(output_dir, options="{}", eval_count="7"):
     }
 
 
+def _failing(write, rank, where):
+    def fail(*arguments):
+        if rank == RANK and any(where in argument.name for argument in arguments if isinstance(argument, Path)):
+            raise OSError(28, "No space left on device")
+        return write(*arguments)
+
+    return fail
+
+
 def train_where_a_disk_is_full(output_dir, rank, step, options="{}"):
     """Train, process `rank` not being able to write its part of the checkpoint of `step`."""
-    from loopwright.checkpoint import together
-
-    write = together.write_shard
-
-    def fail(tensors, directory, *arguments):
-        if int(rank) == RANK and f"checkpoint-{step}." in directory.name:
-            raise OSError(28, "No space left on device")
-        return write(tensors, directory, *arguments)
-
-    together.write_shard = fail
+    for module, name in ((together, "write_shard"), (writer, "write_manifest")):
+        setattr(module, name, _failing(getattr(module, name), int(rank), f"checkpoint-{step}."))
     trainer = make(output_dir, **json.loads(options))
     trainer.train()
     return result(trainer) | {"checkpoints": sorted(path.name for path in Path(output_dir).glob("checkpoint-*"))}
@@ -214,6 +216,37 @@ def train_with_own_optimizer(output_dir, options="{}"):
     model = Net()
     args = TrainingArguments(str(output_dir), report_to="none", use_cpu=True, **json.loads(options))
     Trainer(model, args, train_dataset=examples(), optimizers=(torch.optim.SGD(model.parameters(), 0.1), None))
+
+
+class Gathers(TrainerCallback):
+    """Adds to each log line a number of every process."""
+
+    def __init__(self, name="rank"):
+        self.name = name
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        for name, values in gather_scalars({self.name: torch.tensor(RANK + 0.5)}).items():
+            logs.update({f"{name}/{rank}": value for rank, value in enumerate(values)})
+
+
+def train_with_numbers_of_each(output_dir, differs="", options="{}"):
+    """Train, each log line having a number of every process; with `differs` under a name of each one's own."""
+    trainer = make(output_dir, callbacks=[Gathers(f"rank{RANK}" if differs else "rank")], **json.loads(options))
+    trainer.train()
+    return result(trainer)
+
+
+def train_reporting(output_dir, tracker, options="{}"):
+    """Train with a tracker; return the seconds between the first step and the last one beside the rest."""
+    moments = []
+
+    class Watches(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            moments.append(time.monotonic())
+
+    trainer = make(output_dir, callbacks=[Watches()], report_to=tracker, **json.loads(options))
+    trainer.train()
+    return result(trainer) | {"seconds": moments[-1] - moments[0]}
 
 
 def train_slowly(output_dir, seconds, options="{}", callbacks="[]"):

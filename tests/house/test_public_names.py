@@ -45,6 +45,7 @@ PUBLIC_NAMES = {
     "default_data_collator",
     "default_hp_space_optuna",
     "enable_full_determinism",
+    "gather_scalars",
     "get_last_checkpoint",
     "get_scheduler",
     "set_seed",

@@ -16,6 +16,7 @@ import atexit
 import contextlib
 import pickle
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ _SIGNS_OF_OTHERS = ("gloo", "Gloo", "NCCL", "Connection", "collective", "Process
 # Of these each job has its own, so that two on one machine don't meet.
 _FIRST_PORT, _NUM_PORTS = 20_000, 20_000
 _KEY = "loopwright/failed"
+
+_places: deque[Ranks] = deque(maxlen=1)
 
 
 class Ranks:
@@ -107,6 +110,7 @@ class Ranks:
             atexit.register(_part)
         ranks._timeout = args.ddp_timeout_delta
         ranks._group = dist.new_group(backend="gloo", timeout=ranks._timeout)
+        _places.append(ranks)
         return ranks
 
     def beside(self) -> Ranks:
@@ -277,6 +281,11 @@ class Ranks:
                 abort()  # destroying waits for what NCCL has in its queue, and that may never end
             else:
                 dist.destroy_process_group()
+
+
+def joined() -> Ranks:
+    """Return this process's place as it was found last; one alone where it hasn't met others."""
+    return _places[-1] if _places else Ranks()
 
 
 def _meeting_place(ranks: Ranks, args: TrainingArguments) -> Any:

@@ -5,14 +5,16 @@ import json
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from transformers import GPT2LMHeadModel
 
-from loopwright.checkpoint.verify import find_damage
+from loopwright.checkpoint import consolidate, find_damage
 from tests.cli.running import loopwright
 from tests.distributed.launching import launch, returned
 from tests.distributed.test_training import assert_same_training, run
 from tests.distributed.trainings import (
     train,
     train_and_look,
+    train_language_model,
     train_where_a_disk_is_full,
     train_with_own_optimizer,
 )
@@ -51,6 +53,26 @@ def test_four_processes_on_two_machines_keep_a_copy_on_each(tmp_path):
     sizes = [(tmp_path / "four" / "checkpoint-2" / "model_shards" / name).stat().st_size for name in shards]
     assert len(shards) == 4
     assert min(sizes[:2]) > max(sizes[2:]), "the second machine has what the first has written"
+
+
+def test_model_of_transformers_is_sharded_by_its_blocks_and_can_be_loaded(tmp_path):
+    (alone,) = returned(train_language_model, 1, tmp_path, tmp_path / "one")
+    options = json.dumps({"fsdp": True, "save_strategy": "steps", "save_steps": 3})
+    both = returned(train_language_model, 2, tmp_path, tmp_path / "two", options)
+    assert both[0]["num_groups"] == 3, "the whole and two blocks"
+    np.testing.assert_allclose(both[0]["losses"], alone["losses"], rtol=1e-4)
+    assert both[0]["losses"][-1] < both[0]["losses"][0]
+    consolidate(tmp_path / "two" / "checkpoint-6", tmp_path / "model")
+    loaded = GPT2LMHeadModel.from_pretrained(tmp_path / "model").state_dict()
+    assert {name: tensor.tolist() for name, tensor in loaded.items()} == both[0]["state"]
+    again = returned(train_language_model, 2, tmp_path, tmp_path / "two", options, tmp_path / "two" / "checkpoint-3")
+    assert [one["state"] for one in again] == [one["state"] for one in both]
+
+
+def test_half_precision_is_gathered_in_half_the_bytes(tmp_path):
+    (alone,) = returned(train_language_model, 1, tmp_path, tmp_path / "one", json.dumps({"bf16": True}))
+    both = returned(train_language_model, 2, tmp_path, tmp_path / "two", json.dumps({"bf16": True, "fsdp": True}))
+    np.testing.assert_allclose(both[0]["losses"], alone["losses"], rtol=0.02)
 
 
 def test_one_process_has_nothing_to_share(tmp_path):

@@ -129,13 +129,17 @@ def make(output_dir, count=22, model="plain", dataset="map", callbacks=(), **opt
     )
 
 
+def whole_of(tensor):
+    """Return a tensor, gathered where each process has a part."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 def result(trainer):
     lines = [
         {key: value for key, value in line.items() if not key.endswith(("runtime", "per_second"))}
         for line in trainer.state.log_history
     ]
-    found = (parameter.detach() for parameter in trainer.model.parameters())
-    weights = torch.cat([getattr(one, "full_tensor", lambda one=one: one)().flatten() for one in found])
+    weights = torch.cat([whole_of(parameter.detach()).flatten() for parameter in trainer.model.parameters()])
     return {
         "is_sharded": any(hasattr(parameter, "full_tensor") for parameter in trainer.model.parameters()),
         "weights": weights.tolist(),
@@ -247,6 +251,40 @@ def train_reporting(output_dir, tracker, options="{}"):
     trainer = make(output_dir, callbacks=[Watches()], report_to=tracker, **json.loads(options))
     trainer.train()
     return result(trainer) | {"seconds": moments[-1] - moments[0]}
+
+
+def train_language_model(output_dir, options="{}", resume=""):
+    """Train a small GPT-2 of transformers, whose head is tied to its embedding."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    config = GPT2Config(vocab_size=64, n_positions=16, n_embd=16, n_layer=2, n_head=2, **still)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(64, (24, 16), generator=generator)
+    args = TrainingArguments(
+        str(output_dir),
+        **{
+            "per_device_train_batch_size": 8 // SIZE,
+            "max_steps": 6,
+            "logging_steps": 1,
+            "learning_rate": 0.01,
+            "report_to": "none",
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "save_strategy": "no",
+        }
+        | json.loads(options),
+    )
+    data = [{"input_ids": row, "labels": row} for row in tokens]
+    trainer = Trainer(GPT2LMHeadModel(config), args, train_dataset=data)
+    trainer.train(resume_from_checkpoint=resume or None)
+    state = {name: whole_of(one) for name, one in trainer.model.state_dict().items()}
+    return {
+        "losses": [line["loss"] for line in trainer.state.log_history if "loss" in line],
+        "state": {name: tensor.float().tolist() for name, tensor in state.items()},
+        "num_groups": sum(hasattr(module, "unshard") for module in trainer.model.modules()),
+    }
 
 
 def train_slowly(output_dir, seconds, options="{}", callbacks="[]"):

@@ -12,6 +12,7 @@ pickled, unlike in torch's own `.distcp`.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,9 @@ def read_shards(directory: Path, name: str, into: Mapping[str, Any] | None = Non
     try:
         found = HuggingFaceStorageReader(str(directory / name)).read_metadata().state_dict_metadata
         state = {key: _room(found[key], (into or {}).get(key)) for key in found}
-        load(state, storage_reader=HuggingFaceStorageReader(str(directory / name)), no_dist=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, that one process reads alone: it is what is wanted
+            load(state, storage_reader=HuggingFaceStorageReader(str(directory / name)), no_dist=True)
     except Exception as error:  # whatever a damaged file makes torch's planner and safetensors stumble over
         raise CheckpointDamaged(f"{directory / name}: can't be read: {first_line(error)}") from error
     return state

@@ -33,6 +33,10 @@ _NUM_WARMUP_STEPS = 30
 # Where each step is made to wait, by 50 ms or 550.
 _NUM_WAITING_STEPS = 3
 
+_NUM_LINES = {False: 3_000, True: 30_000}
+_TRACKERS_IN_TAIL = 11
+_MEGABYTES_SAVED = 60.0
+
 _QUIET = Setting("tiny", log_every=100_000, bar=False)
 _LOUD = replace(_QUIET, log_every=1)
 _SHARED_CASES = {"quiet": _QUIET, "quiet again": _QUIET, "no tracker": _LOUD}
@@ -81,7 +85,16 @@ def run(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
             alternate({name: partial(_ask, worker, name, _LOUD, 20)}, 1)
         say(f"{len(entries)} cases, {num_rounds} rounds of {num_steps} steps")
         measured = alternate(entries, num_rounds)
+    with Worker() as worker:
+        say(f"the tail: {_NUM_LINES[options.full]} lines, with saves beside them")
+        tails = worker.ask(
+            "benchmarks.log_tails:time_log_lines",
+            num_steps=_NUM_LINES[options.full],
+            num_trackers=_TRACKERS_IN_TAIL,
+            megabytes=_MEGABYTES_SAVED,
+        )
     return {
+        "tails": tails,
         "num_steps": num_steps,
         "num_rounds": num_rounds,
         "added_us": {name: _added(name, measured.rounds) for name in workers},
@@ -136,5 +149,14 @@ def render(results: dict[str, Any]) -> Iterable[RenderableType]:
         ("log line at every step, trackers", *_CLOCKS.values()),
         rows,
         caption=_CAPTION,
+    )
+    yield make_table(
+        f"µs that Trainer.log takes, {_TRACKERS_IN_TAIL} dead trackers, not shown",
+        ("lines", "number", "median", "99 %", "99.9 %"),
+        [
+            [name, str(found["num_lines"]), *(f"{found[key]:.0f}" for key in ("median_us", "p99_us", "p999_us"))]
+            for name, found in results["tails"].items()
+        ],
+        caption=f"By the clock, in one training; beside a save: while {_MEGABYTES_SAVED:.0f} MB are being written.",
     )
     yield from failure_lines(results["failed"])

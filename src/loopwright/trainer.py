@@ -523,16 +523,14 @@ class Trainer(Plotting, Searching):
             if start_time is not None and self.training_loop is not None:
                 tokens = self.state.num_input_tokens_seen - self.training_loop.tokens_at_start
                 logs.update(speed_metrics("train", start_time, num_tokens=tokens))
-        step = self.state.global_step
-        line = {**logs, "step": step}
+        line = {**logs, "step": self.state.global_step}
         own = set(line)
         self.state.log_history.append(line)
         self.reporting.ready()
         try:
             self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
         finally:  # a callback that raises loses no number
-            line.update(logs)
-            line["step"] = step  # whatever a callback called so
+            line.update(logs, step=line["step"])  # whatever a callback called so
             self.reporting.log(line, line.keys() - own)
 
     def save_checkpoint(self) -> Path:

@@ -153,7 +153,7 @@ class Trainer(Plotting, Searching):
         self.has_trained = self.is_in_train = False
         self.training_loop: TrainingLoop | None = None
         self._train_batch_size = self.args.train_batch_size  # or what auto_find_batch_size has found
-        self.update: Update | None = None  # whose micro-batches training_step gets
+        self.current_update: Update | None = None  # whose micro-batches training_step gets
         self.current_gradient_accumulation_steps: int = self.args.gradient_accumulation_steps
         self.callbacks_at_start: dict[str, Any] = {}
         self._made_scheduler = False

@@ -7,11 +7,13 @@ import pytest
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
-from loopwright.checkpoint import consolidate, find_damage
+from loopwright.checkpoint import consolidate, find_damage, load_model_weights
+from loopwright.errors import CheckpointDamaged
 from tests.cli.running import loopwright
 from tests.distributed.launching import launch, returned
 from tests.distributed.test_training import assert_same_training, run
 from tests.distributed.trainings import (
+    Net,
     train,
     train_and_look,
     train_language_model,
@@ -169,6 +171,14 @@ def test_damaged_shard_is_named_and_an_older_checkpoint_taken(tmp_path):
     again = run(tmp_path, 2, "out", resume="auto", **SHARDED | SAVING)
     assert [one["weights"] for one in again] == [one["weights"] for one in whole]
     assert again[0]["steps"]["save"] == [12]
+
+
+def test_shards_that_are_missing_are_named_where_nobody_verifies(tmp_path):
+    run(tmp_path, 2, "out", **SHARDED | SAVING)
+    checkpoint = tmp_path / "out" / "checkpoint-12"
+    (checkpoint / "model_shards" / "00001-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointDamaged, match=r"parts of layers\.0\.bias, .* are missing"):
+        load_model_weights(Net(), checkpoint)
 
 
 def test_optimizer_that_was_made_before_is_refused(tmp_path):

@@ -32,7 +32,6 @@ from loopwright.checkpoint.shards import (
     MODEL_SHARDS_NAME,
     OPTIMIZER_SHARDS_NAME,
     joined_optimizer,
-    names_of_parts,
     read_shards,
     shards_in,
 )
@@ -67,7 +66,7 @@ def load_model_weights(model: nn.Module, directory: Path | str, strict: bool = T
         return
     own = model.state_dict()
     if shards_in(directory, MODEL_SHARDS_NAME):
-        state = read_shards(directory, MODEL_SHARDS_NAME, own)
+        state = read_shards(directory, MODEL_SHARDS_NAME, own.get)
     else:
         state = read_weights(directory, own.keys())
     if _names_differ(own, state) and callable(getattr(model, "from_pretrained", None)):
@@ -97,9 +96,9 @@ def load_optimizer(directory: Path | str, parameters: Sequence[Any] = ()) -> dic
     directory = Path(directory)
     state = _load_state(directory, OPTIMIZER_NAME)
     if state is not None and shards_in(directory, OPTIMIZER_SHARDS_NAME):
-        wanted = dict(enumerate(parameters))
-        into = {name: wanted.get(int(name.partition(".")[0])) for name in names_of_parts(directory)}
-        state = joined_optimizer(state, read_shards(directory, OPTIMIZER_SHARDS_NAME, into))
+        kept_for = dict(enumerate(parameters))
+        parts = read_shards(directory, OPTIMIZER_SHARDS_NAME, lambda name: kept_for.get(int(name.partition(".")[0])))
+        state = joined_optimizer(state, parts)
     if state is not None and any(map(is_dtensor, parameters)):
         _spread_optimizer(state, parameters)
     return state

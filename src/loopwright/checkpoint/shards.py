@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from loopwright._support.files import FileRecord
 from loopwright.checkpoint.layout import why_unreadable
@@ -31,6 +30,7 @@ from loopwright.runtime.dtensors import is_dtensor, local_part
 MODEL_SHARDS_NAME = "model_shards"
 OPTIMIZER_SHARDS_NAME = "optimizer_shards"
 
+_NAMES_SHOWN = 5
 _PLACES_KEY, _OFFSETS_KEY = "DCP_SHARDING_INFO", "saved_offsets"
 
 
@@ -70,14 +70,14 @@ def write_shard(tensors: Mapping[str, Any], directory: Path, name: str, index: i
     return {file: write_tensors(parts, directory / file, metadata)}
 
 
-def read_shards(directory: Path, name: str, into: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def read_shards(directory: Path, name: str, like: Callable[[str], Any] = lambda key: None) -> dict[str, Any]:
     """Return the tensors that all processes have written.
 
     Arguments:
         directory: The checkpoint's.
         name: The subdirectory.
-        into: Tensors to be filled: of a `DTensor` only this process's part is read. Names that aren't in here are read
-            whole, into the CPU's memory.
+        like: Called with a tensor's name. Where it returns a `DTensor` of that shape, this process's part alone is
+            read, as one; all else is read whole, into the CPU's memory.
 
     Raises:
         CheckpointError: this torch can't read them.
@@ -94,13 +94,19 @@ def read_shards(directory: Path, name: str, into: Mapping[str, Any] | None = Non
         raise CheckpointError(f"{directory / name}: sharded weights are read by torch 2.9 and later") from error
     try:
         found = HuggingFaceStorageReader(str(directory / name)).read_metadata().state_dict_metadata
-        state = {key: _room(found[key], (into or {}).get(key)) for key in found}
+        if holes := [key for key, tensor in found.items() if not _is_complete(tensor)]:
+            raise CheckpointDamaged(f"parts of {', '.join(sorted(holes)[:_NAMES_SHOWN])} are missing")
+        state = {key: _room(found[key], like(key)) for key in found}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, that one process reads alone: it is what is wanted
             load(state, storage_reader=HuggingFaceStorageReader(str(directory / name)), no_dist=True)
     except Exception as error:  # whatever a damaged file makes torch's planner and safetensors stumble over
         raise CheckpointDamaged(f"{directory / name}: can't be read: {first_line(error)}") from error
     return state
+
+
+def _is_complete(found: Any) -> bool:
+    return bool(sum(chunk.sizes.numel() for chunk in found.chunks) == found.size.numel())
 
 
 def _room(found: Any, wanted: Any) -> Any:
@@ -149,10 +155,3 @@ def joined_optimizer(state: dict[str, Any], parts: Mapping[str, Any]) -> dict[st
         number, _, name = key.partition(".")
         joined.setdefault(int(number), {})[name] = value
     return state | {"state": joined}
-
-
-def names_of_parts(directory: Path) -> Iterator[str]:
-    """Yield the names of the optimizer's tensors that are in shards, perhaps more than once."""
-    for file in shards_in(directory, OPTIMIZER_SHARDS_NAME):
-        with safe_open(str(directory / file), framework="pt") as content:
-            yield from content.keys()

@@ -93,7 +93,7 @@ class TrainingHooks(Protocol):
     preprocess_logits_for_metrics: Any
     label_names: list[str]
     labels_are_shifted: bool
-    update: Update | None
+    current_update: Update | None
     ranks: Ranks
     _train_batch_size: int
     current_gradient_accumulation_steps: int

@@ -24,7 +24,7 @@ def train_on_microbatch(trainer: Any, model: nn.Module, inputs: Any, num_items: 
             loss = trainer.compute_loss(model, inputs, num_items_in_batch=num_items)
         else:  # an override from before that argument existed
             loss = trainer.compute_loss(model, inputs)
-    if trainer.update is not None and (factors := trainer.update.factors()) != (1.0, 1.0):
+    if trainer.current_update is not None and (factors := trainer.current_update.factors()) != (1.0, 1.0):
         loss = loss * factors[divides_by_items(trainer, num_items)]
     trainer.precision.backward(loss)
     if args.torch_empty_cache_steps and trainer.state.global_step % args.torch_empty_cache_steps == 0:

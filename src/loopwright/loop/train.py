@@ -258,7 +258,7 @@ class TrainingLoop:
             return None
         size, num_items = update.size, update.num_items
         trainer.current_gradient_accumulation_steps = size
-        trainer.update = update
+        trainer.current_update = update
         counted = trainer.args.include_num_input_tokens_seen if self.shares is None else "no"
         for inputs in update.batches:
             if counted != "no":
@@ -271,11 +271,11 @@ class TrainingLoop:
                 control = trainer.callback_handler.on_substep_end(trainer.args, trainer.state, trainer.control)
                 trainer.control = control
                 if control.should_epoch_stop or control.should_training_stop:
-                    self.update = trainer.update = None
+                    self.update = trainer.current_update = None
                     return None
                 if self.pause.is_asked and feed.can_save_pending():
                     raise Paused
-        trainer.update = None
+        trainer.current_update = None
         return update.loss
 
     @contextmanager

@@ -91,7 +91,13 @@ RESUMES = {
 SAVING = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 4}
 
 
-@pytest.mark.parametrize("options", RESUMES.values(), ids=RESUMES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=pytest.mark.soak if name == "whole, beside the training" else [])
+        for name, options in RESUMES.items()
+    ],
+)
 def test_resumed_training_is_the_training(tmp_path, options):
     options = {**SHARDED, **SAVING, **options}
     whole = run(tmp_path, 2, "whole", **options)
@@ -136,8 +142,7 @@ def _in_order(saved):
     return [f"layers.{layer}.{part}" for layer in (0, 2) for part in ("weight", "bias")]
 
 
-@pytest.mark.parametrize("beside", [False, True])
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("rank", "beside"), [(1, False), (0, True), pytest.param(1, True, marks=pytest.mark.soak)])
 def test_part_that_cant_be_written_is_no_checkpoint_and_all_go_on(tmp_path, rank, beside):
     options = SHARDED | SAVING | {"save_async": beside, "save_async_busy": "wait", "save_errors": "warn"}
     whole = run(tmp_path, 2, "whole", **SHARDED | SAVING)

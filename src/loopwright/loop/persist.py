@@ -35,6 +35,7 @@ from loopwright.checkpoint.reader import (
     load_update,
 )
 from loopwright.checkpoint.snapshot import Snapshot
+from loopwright.data.nesting import map_leaves
 from loopwright.errors import CheckpointError, describe
 from loopwright.loop.branching import ended_in_order, spreads_anew
 from loopwright.loop.feed import Feed
@@ -42,7 +43,7 @@ from loopwright.loop.metrics import metric_name
 from loopwright.loop.position import Position, Resumption
 from loopwright.loop.sharing import batches_now, spread_of
 from loopwright.loop.update import Update
-from loopwright.runtime.dtensors import whole
+from loopwright.runtime.dtensors import gathered
 from loopwright.runtime.randomness import capture_randomness, restore_randomness, set_seed
 from loopwright.runtime.wrapping import is_sharded, shared_buffers, unwrap_model
 from loopwright.state import CONTROL_FLAGS
@@ -109,8 +110,7 @@ def _tensors_of(
     model_state = dict(unwrap_model(trainer.model).state_dict())
     if sharding.writes_shards:
         return True, model_state, optimizer
-    is_first = trainer.ranks.is_first
-    return False, whole(model_state, is_kept=is_first), whole(optimizer, is_kept=is_first)
+    return False, _whole(model_state, trainer.ranks), _whole(optimizer, trainer.ranks)
 
 
 def whole_state(model: Any, ranks: Ranks) -> dict[str, Any] | None:
@@ -118,7 +118,12 @@ def whole_state(model: Any, ranks: Ranks) -> dict[str, Any] | None:
 
     All processes have to call it where the model is sharded.
     """
-    return whole(dict(unwrap_model(model).state_dict()), is_kept=ranks.is_first) if is_sharded(model) else None
+    return _whole(dict(unwrap_model(model).state_dict()), ranks) if is_sharded(model) else None
+
+
+def _whole(state: Any, ranks: Ranks) -> Any:
+    """Return `state` gathered, on the first process; on the others, which need memory for one tensor, without them."""
+    return map_leaves(state, lambda value: gathered(value, is_kept=ranks.is_first))
 
 
 def _data_and_update(trainer: TrainingHooks, loop: TrainingLoop) -> dict[str, Any]:

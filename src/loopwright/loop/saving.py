@@ -23,9 +23,10 @@ from loopwright.checkpoint.rotation import rotate
 from loopwright.checkpoint.snapshot import Snapshot
 from loopwright.checkpoint.together import write_together
 from loopwright.checkpoint.writer import write_checkpoint
+from loopwright.data.nesting import map_leaves
 from loopwright.errors import CheckpointError, RankFailed
 from loopwright.loop.persist import take_snapshot
-from loopwright.runtime.dtensors import local_part, mapped, with_part
+from loopwright.runtime.dtensors import local_part, with_part
 from loopwright.runtime.wrapping import is_sharded, unwrap_model
 
 if TYPE_CHECKING:
@@ -341,9 +342,9 @@ def _copied_parts(buffers: Buffers, nested: Any) -> Any:
         originals.append(value)
         return local_part(value)
 
-    copied = buffers.copy(mapped(nested, part_of))
+    copied = buffers.copy(map_leaves(nested, part_of))
     in_turn = iter(originals)
-    return mapped(copied, lambda part: with_part(part, next(in_turn)))
+    return map_leaves(copied, lambda part: with_part(part, next(in_turn)))
 
 
 def _without_moving_parts(model: nn.Module) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
 import torch
@@ -26,21 +25,19 @@ def with_part(part: torch.Tensor, like: Any) -> Any:
     return type(like)(part, like._spec, requires_grad=False) if is_dtensor(like) else part
 
 
-def whole(nested: Any, *, is_kept: bool) -> Any:
-    """Return a copy of `nested` in the CPU's memory, its `DTensor`s whole; all processes have to call it.
+def gathered(value: Any, *, is_kept: bool) -> Any:
+    """Return a copy of a tensor in the CPU's memory, a `DTensor` whole, and any other value as it is.
+
+    All processes have to call it with theirs.
 
     Arguments:
-        nested: Dicts, lists and tuples; the same on all processes but for their parts.
-        is_kept: Whether this process wants it; else None takes the tensors' place, and memory is needed for one.
+        value: The same on all processes but for their parts.
+        is_kept: Whether this process wants the copy; else None takes the tensor's place.
     """
-
-    def gathered(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        full = value.detach().full_tensor() if is_dtensor(value) else value.detach()
-        return full.to("cpu", copy=True) if is_kept else None
-
-    return mapped(nested, gathered)
+    if not isinstance(value, torch.Tensor):
+        return value
+    full = value.detach().full_tensor() if is_dtensor(value) else value.detach()
+    return full.to("cpu", copy=True) if is_kept else None
 
 
 def spread_as(full: Any, like: Any) -> Any:
@@ -53,13 +50,3 @@ def spread_as(full: Any, like: Any) -> Any:
     # Nothing is sent: each takes its part of its own.
     local = full.to(local_part(like).device)
     return distribute_tensor(local, like.device_mesh, like.placements, src_data_rank=None)
-
-
-def mapped(nested: Any, function: Callable[[Any], Any]) -> Any:
-    """Return `nested`, of dicts, lists and tuples, with `function` applied to all that is in it, in one order."""
-    if isinstance(nested, dict):
-        return {key: mapped(value, function) for key, value in nested.items()}
-    if type(nested) in (list, tuple):
-        items: Iterable[Any] = (mapped(value, function) for value in nested)
-        return type(nested)(items)
-    return function(nested)

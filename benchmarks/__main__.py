@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,9 +49,10 @@ def main(  # noqa: PLR0913 -- a command line
     for name in missing:
         console.print(f"{name} is not installed; it joins after: {INSTALL_PEERS}", markup=False)
     options = Options(implementations, rounds, full, tuple(case or ()), seconds)
-    results = _run(suites, options, console)
+    for results in _run(suites, options, console):
+        if json_file is not None:  # after each suite: all of them take more than an hour
+            json_file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if json_file is not None:
-        json_file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         console.print(f"written: {json_file}", markup=False)
 
 
@@ -66,7 +68,8 @@ def _choose(names: list[str], *, with_peers: bool) -> tuple[list[str], tuple[str
     return suites, tuple(name for name in wanted if name not in missing), missing
 
 
-def _run(suites: list[str], options: Options, console: Console) -> dict[str, Any]:
+def _run(suites: list[str], options: Options, console: Console) -> Iterator[dict[str, Any]]:
+    """Run `suites` and print their tables; after each, give all figures so far."""
     machine = describe_machine()
     console.print(machine_lines(machine))
     results: dict[str, Any] = {"machine": machine, "suites": {}}
@@ -75,8 +78,8 @@ def _run(suites: list[str], options: Options, console: Console) -> dict[str, Any
         results["suites"][name] = found
         for table in SUITES[name].render(found):
             console.print(table)
-    machine["load_after"] = round(os.getloadavg()[0], 2)
-    return results
+        machine["load_after"] = round(os.getloadavg()[0], 2)
+        yield results
 
 
 def _say(console: Console, suite: str, text: str) -> None:

@@ -33,7 +33,7 @@ _NUM_WARMUP_STEPS = 30
 # Where each step is made to wait, by 50 ms or 550.
 _NUM_WAITING_STEPS = 3
 
-_NUM_LINES = {False: 3_000, True: 30_000}
+_LINES_PER_SECOND = {False: 3_000, True: 30_000}
 _TRACKERS_IN_TAIL = 11
 _MEGABYTES_SAVED = 60.0
 
@@ -85,11 +85,12 @@ def run(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
             alternate({name: partial(_ask, worker, name, _LOUD, 20)}, 1)
         say(f"{len(entries)} cases, {num_rounds} rounds of {num_steps} steps")
         measured = alternate(entries, num_rounds)
+    num_lines = max(20, int(_LINES_PER_SECOND[options.full] * options.round_seconds))
     with Worker() as worker:
-        say(f"the tail: {_NUM_LINES[options.full]} lines, with saves beside them")
+        say(f"the tail: {num_lines} lines, with saves beside them")
         tails = worker.ask(
             "benchmarks.log_tails:time_log_lines",
-            num_steps=_NUM_LINES[options.full],
+            num_steps=num_lines,
             num_trackers=_TRACKERS_IN_TAIL,
             megabytes=_MEGABYTES_SAVED,
         )

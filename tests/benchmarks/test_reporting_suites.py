@@ -61,7 +61,9 @@ def test_widest_figures_fit_the_table() -> None:
     found = dict.fromkeys(("median", "q1", "q3"), 550_000.0)
     small = dict.fromkeys(("median", "q1", "q3"), 1000.0)
     cases = {name: {"wall_ms": found, "cpu_ms": small, "thread_ms": small} for name in log.cases_of("loopwright")}
-    text = printed("log", {"num_rounds": 5, "num_steps": 1500, "added_us": {"loopwright": cases}, "failed": {}})
+    tails = {"beside a save": dict.fromkeys(("num_lines", "median_us", "p99_us", "p999_us"), 550_000)}
+    results = {"num_rounds": 5, "num_steps": 1500, "added_us": {"loopwright": cases}, "tails": tails, "failed": {}}
+    text = printed("log", results)
     assert "+550000 [+550000, +550000]" in text
     assert "…" not in text
 

@@ -15,6 +15,7 @@ from tests.distributed.trainings import (
     train_one_coming_late,
     train_reporting,
     train_where_a_disk_is_full,
+    train_where_memory_runs_out,
     train_with_numbers_of_each,
 )
 
@@ -253,3 +254,56 @@ def test_tracker_that_never_answers_keeps_no_process_waiting(tmp_path):
     assert both[1]["weights"] == alone[1]["weights"]
     assert max(one["seconds"] for one in both) < 10, "the request alone would have taken minutes"
     assert JournalReader(tmp_path / "out").attempts()[-1].status is Status.COMPLETED
+
+
+FINDS = {"auto_find_batch_size": True, "per_device_train_batch_size": 8, "count": 64, "num_train_epochs": 1}
+SHORTAGES = {
+    "first forward of the first": [(0, "forward", 0)],
+    "first forward of the other": [(1, "forward", 0)],
+    "backward, gradients on their way": [(1, "backward", 2)],
+    "optimizer, the other being ahead": [(1, "optimizer", 1)],
+    "both at once": [(0, "forward", 1), (1, "forward", 1)],
+}
+
+
+@pytest.mark.parametrize("faults", SHORTAGES.values(), ids=SHORTAGES)
+def test_memory_out_on_one_process_lets_all_begin_again_with_half_the_batch(tmp_path, faults):
+    def find(name, faults, **options):
+        arguments = (tmp_path / name, json.dumps(faults), json.dumps(FINDS | options))
+        return returned(train_where_memory_runs_out, 2, tmp_path, *arguments)
+
+    expected = find("expected", [], per_device_train_batch_size=2)
+    found = find("found", faults)
+    hit = {rank for rank, *_ in faults}
+    for rank, (one, other) in enumerate(zip(found, expected, strict=True)):
+        # Two that run out at once hear of the others' break before their own, or not: at least one has said it.
+        assert set(one["raised"]) <= {8, 4}
+        assert one["size"] == 2
+        assert one["weights"] == other["weights"]
+        assert one["history"] == other["history"]
+        assert one["seen"][-len(other["seen"]) :] == other["seen"]
+        assert bool(one["raised"]) == (rank in hit) or len(hit) == 2
+    assert sorted({size for one in found for size in one["raised"]}) == [4, 8]
+    with JournalReader(tmp_path / "found") as reader:
+        statuses = [attempt.status for attempt in reader.attempts()]
+    assert statuses == [Status.FAILED, Status.FAILED, Status.COMPLETED]
+
+
+@pytest.mark.parametrize("other", ["callback", "optimizer"])
+def test_process_that_fails_of_something_else_is_not_waited_for(tmp_path, other):
+    faults = [(0, "optimizer", 1), (1, other, 1 if other == "optimizer" else 2, "the cat is on the keyboard")]
+    started = time.monotonic()
+    both = launch(train_where_memory_runs_out, 2, tmp_path, tmp_path / "out", json.dumps(faults), json.dumps(FINDS))
+    assert [one.status for one in both] == [1, 1]
+    assert "ValueError: the cat is on the keyboard" in both[1].output
+    # Whichever came first is what the first process says: that it ran out itself, or why it can't begin again.
+    last = both[0].output.splitlines()[-1]
+    assert "OutOfMemoryError: injected" in last or "rank 1: ValueError: the cat is on the keyboard" in last
+    assert time.monotonic() - started < 60
+
+
+def test_memory_that_does_not_suffice_for_one_example_ends_all(tmp_path):
+    options = FINDS | {"per_device_train_batch_size": 4, "count": 16}
+    faults = [(1, "forward", 0, "OutOfMemoryError", 0)]
+    both = launch(train_where_memory_runs_out, 2, tmp_path, tmp_path / "out", json.dumps(faults), json.dumps(options))
+    assert all("not even batches of 1 fit into memory: rank 1: OutOfMemoryError: injected" in one.output for one in both)

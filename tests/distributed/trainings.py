@@ -222,6 +222,55 @@ def train_with_own_optimizer(output_dir, options="{}"):
     Trainer(model, args, train_dataset=examples(), optimizers=(torch.optim.SGD(model.parameters(), 0.1), None))
 
 
+class RunsOut(TrainerCallback):
+    """Says that memory is out, at a place and a step of one process, as long as its batches are larger than what fits."""
+
+    def __init__(self, rank, place, step, error="OutOfMemoryError", fits=2):
+        self.is_here, self.place, self.step, self.fits = rank == RANK, place, step, fits
+        self.error = error
+        self.raised = []
+
+    def watch(self, trainer):
+        model = trainer.model
+        optimizer_class, settings = trainer.optimizer_cls_and_kwargs or (torch.optim.SGD, {"lr": 0.05})
+        model.register_forward_hook(lambda *_: self._at("forward", trainer) if model.training else None)
+        model.layers[0].weight.register_hook(lambda _: self._at("backward", trainer))
+
+        class Fails(optimizer_class):
+            def step(inner, closure=None):
+                super().step(closure)  # the weights have moved when it raises
+                self._at("optimizer", trainer)
+
+        trainer.optimizer_cls_and_kwargs = (Fails, settings)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.place == "callback" and self.is_here and state.global_step == self.step:
+            self._fail()
+
+    def _at(self, place, trainer):
+        size = trainer._train_batch_size
+        if self.is_here and place == self.place and trainer.state.global_step == self.step and size > self.fits:
+            self.raised.append(size)
+            self._fail()
+
+    def _fail(self):
+        raise torch.OutOfMemoryError("injected") if self.error == "OutOfMemoryError" else ValueError(self.error)
+
+
+def train_where_memory_runs_out(output_dir, faults, options="{}"):
+    """Train from batches of 8 on; return what came of it, and the sizes at which memory was said to be out here."""
+    found = [RunsOut(*fault) for fault in json.loads(faults)]
+    trainer = make(output_dir, **json.loads(options))
+    for fault in found or [RunsOut(-1, "", 0)]:
+        fault.watch(trainer)
+        trainer.add_callback(fault)
+    trainer.train()
+    return result(trainer) | {
+        "raised": [size for fault in found for size in fault.raised],
+        "size": trainer.state.train_batch_size,
+    }
+
+
 class Gathers(TrainerCallback):
     """Adds to each log line a number of every process."""
 

@@ -1,6 +1,7 @@
 """Find the batch size that memory allows, for `auto_find_batch_size`.
 
     train with n ── out of memory in one of the first updates ── everything back to the beginning ── train with n // 2
+                    (on any of the processes)                      (on all of them)
 
 The search is over with the tenth update or the first checkpoint, whichever comes first: until then a copy of weights
 and buffers is kept in the CPU's memory, and what an abandoned start has logged can be taken back. Later an error of
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,9 +37,18 @@ _MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "not enough memory", 
 
 
 class BatchSizeSearch:
-    """Takes a training of `trainer` back to its beginning when a batch was too large; made before anything is begun."""
+    """Takes a training of `trainer` back to its beginning when a batch was too large; made before anything is begun.
+
+    Raises:
+        ArgumentError: its processes have been brought together by somebody else, who may hold their group.
+    """
 
     def __init__(self, trainer: TrainingHooks) -> None:
+        if trainer.ranks.are_many and not trainer.ranks.are_met_here:
+            raise ArgumentError(
+                "auto_find_batch_size=True in several processes: leave torch.distributed.init_process_group to the "
+                "Trainer, which has to part the processes and bring them together again where memory runs out"
+            )
         self.trainer = trainer
         self.loop: TrainingLoop | None = None
         self._mark: tuple[Any, ...] | None = None
@@ -69,28 +80,29 @@ class BatchSizeSearch:
         self._leave_loop()
         self._tensors.clear()
 
-    def can_go_back(self, error: BaseException) -> bool:
-        """Return whether `error` says that a batch was too large, and the training can begin again.
+    def why_go_back(self, error: BaseException) -> str | None:
+        """Return why the training can begin again: a batch was too large, on any process; None where it can't.
 
         Raises:
             ArgumentError: batches can't be smaller.
         """
         loop = self.loop
-        is_inside = loop is not None and loop.update is not None and not loop.is_acting
-        if loop is None or not is_inside or loop.saved_mark != self._mark or not is_out_of_memory(error):
-            return False
-        if self.trainer._train_batch_size <= 1:
-            raise ArgumentError(
-                f"auto_find_batch_size=True: not even batches of 1 fit into memory: {describe(error)}"
-            ) from error
-        return True
+        if loop is None or loop.saved_mark != self._mark:
+            return None
+        is_inside = loop.update is not None and not loop.is_acting
+        own = describe(error) if is_inside and is_out_of_memory(error) else None
+        reason = self.trainer.ranks.why_begin_anew(error, own)
+        if reason is not None and self.trainer._train_batch_size <= 1:
+            raise ArgumentError(f"auto_find_batch_size=True: not even batches of 1 fit into memory: {reason}") from error
+        return reason
 
     def go_back(self, reason: str) -> None:
         """Halve the batch size, and put everything back to where it was."""
         trainer, loop = self.trainer, self.loop
         size = trainer._train_batch_size
         trainer._train_batch_size = size // 2
-        logger.warning("out of memory with batches of %d: beginning again with %d (%s)", size, size // 2, reason)
+        if trainer.ranks.is_first:
+            logger.warning("out of memory with batches of %d: beginning again with %d (%s)", size, size // 2, reason)
         if loop is not None:
             loop.feed.close(at_once=True)
         self._leave_loop()
@@ -106,9 +118,26 @@ class BatchSizeSearch:
                 if name in self._tensors:
                     tensor.copy_(self._tensors[name])
         restore_states(trainer.callback_handler.callbacks, copy.deepcopy(self._callbacks), self._callbacks)
-        gc.collect()
+        self._part()
         empty_cache(trainer.args.device)
+        trainer.ranks.meet_again()
         restore_randomness(self._randomness)
+
+    def _part(self) -> None:
+        """Let go of all that holds the failed update's memory, and the group of processes.
+
+        Raises:
+            ArgumentError: others hold on to it, so that the other processes would never hear of it.
+        """
+        trainer = self.trainer
+        wrapped = weakref.ref(trainer.model_wrapped)
+        trainer.model_wrapped = trainer.model
+        gc.collect()
+        if trainer.ranks.are_many and wrapped() not in (None, trainer.model):
+            raise ArgumentError(
+                "auto_find_batch_size=True: something outside the Trainer still holds its wrapped model, of the start "
+                "that ran out of memory (a callback, say), so its processes can't part and begin again"
+            )
 
     def _leave_loop(self) -> None:
         if self.loop is not None:

@@ -38,10 +38,10 @@ def check_construction(  # noqa: PLR0913 -- the parts that must fit together
     Raises:
         ArgumentError: naming the parts.
     """
-    if args.world_size > 1 and args.auto_find_batch_size:
+    if args.world_size > 1 and args.auto_find_batch_size and args.fsdp:
         raise UnsupportedArgument(
-            f"auto_find_batch_size=True with {args.world_size} processes: one that runs out of memory can't tell the "
-            "others, which wait for it; find the size with one process"
+            f"auto_find_batch_size=True with fsdp={args.fsdp!r}: a model that is sharded can't be taken back to its "
+            "beginning; find the size with a few steps of each"
         )
     _check_model(model, model_init, optimizers, optimizer_cls_and_kwargs)
     if args.fsdp and args.world_size > 1 and optimizers[0] is not None:

@@ -86,9 +86,9 @@ class TrainingSession:
             try:
                 return self._train_with(search, ignore_keys_for_eval)
             except RuntimeError as error:
-                if not search.can_go_back(error):
+                reason = search.why_go_back(error)
+                if reason is None:
                     raise
-                reason = describe(error)
             search.go_back(reason)  # out here, where nothing holds the failed update's tensors any more
             self.is_again = True
 

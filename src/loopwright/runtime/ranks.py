@@ -7,7 +7,8 @@
     bring    bytes, as they are, from one process to the first or to all
 
 A process that fails says so in the store by which all found one another. Whoever then finds a collective broken looks
-there, so that the first error is the one that people read, and not that of a connection that was closed.
+there, so that the first error is the one that people read, and not that of a connection that was closed. Or it says that
+all are to begin anew: they leave the group that broke, and meet in another.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ _SIGNS_OF_OTHERS = ("gloo", "Gloo", "NCCL", "Connection", "collective", "Process
 # Of these each job has its own, so that two on one machine don't meet.
 _FIRST_PORT, _NUM_PORTS = 20_000, 20_000
 _KEY = "loopwright/failed"
+# In there, before a reason to begin anew; and who failed instead of coming to that.
+_ANEW = "anew: "
+_MISSING_KEY = "loopwright/missing"
+_SECONDS_BETWEEN_LOOKS = 0.05
 
 _places: deque[Ranks] = deque(maxlen=1)
 
@@ -60,14 +65,17 @@ class Ranks:
     Attributes:
         size: As given.
         index: As given.
+        are_met_here: Whether the group is one that `join` made, and not somebody before it.
     """
 
     def __init__(self, size: int = 1, index: int = 0, device: torch.device | None = None) -> None:
         self.size = size
         self.index = index
+        self.are_met_here = False
         self._device = device if device is not None and device.type == "cuda" else torch.device("cpu")
         self._group: Any = None
         self._timeout: timedelta | None = None
+        self._meetings = 0
 
     @property
     def are_many(self) -> bool:
@@ -92,7 +100,10 @@ class Ranks:
         if args.world_size == 1:
             return cls()
         ranks = cls(args.world_size, args.process_index, args.device)
+        ranks.are_met_here = joined().are_met_here
         if not dist.is_initialized():
+            import torch.distributed.nn.functional  # noqa: F401 -- imported later, its defaults hold the group for good
+
             _find_each_other_by_slurm()
             backend = args.ddp_backend or ("nccl" if args.device.type == "cuda" else "gloo")
             if not dist.is_backend_available(backend):
@@ -107,6 +118,7 @@ class Ranks:
                 world_size=ranks.size,
                 timeout=args.ddp_timeout_delta,
             )
+            ranks.are_met_here = True
             atexit.register(_part)
         ranks._timeout = args.ddp_timeout_delta
         ranks._group = dist.new_group(backend="gloo", timeout=ranks._timeout)
@@ -263,10 +275,12 @@ class Ranks:
         own = f"rank {self.index}: {describe(error)}"
         follows = _follows_from_another(error)
         try:
-            until = time.monotonic() + _SECONDS_FOR_A_REASON
-            while follows and not store.check([_KEY]) and time.monotonic() < until:
-                time.sleep(0.05)
+            if follows:
+                _wait_for_a_reason(store)
             first: str = store.compare_set(_KEY, "", own).decode()
+            if first.startswith(_ANEW):
+                store.set(_MISSING_KEY, own)  # the others wait for this process
+                first = first.removeprefix(_ANEW)
         except RuntimeError as lost:  # the store went with its process
             logger.debug("why the others failed can't be said: %s", lost)
             return None
@@ -281,6 +295,55 @@ class Ranks:
                 abort()  # destroying waits for what NCCL has in its queue, and that may never end
             else:
                 dist.destroy_process_group()
+
+    # Beginning anew
+
+    def why_begin_anew(self, error: BaseException, own: str | None) -> str | None:
+        """Return why all processes are to begin anew, or None where `error` is to end them.
+
+        Arguments:
+            error: What was raised in this process.
+            own: Why it wants to begin anew; None where it doesn't, but follows one that does.
+        """
+        store = _store()
+        if not self.are_many or store is None:
+            return own
+        first = ""
+        with contextlib.suppress(RuntimeError):  # the store went with its process: nobody begins anew
+            if own is not None:
+                first = store.compare_set(_KEY, "", f"{_ANEW}rank {self.index}: {own}").decode()
+            elif _follows_from_another(error) and _wait_for_a_reason(store):
+                first = store.get(_KEY).decode()
+        return first.removeprefix(_ANEW) if first.startswith(_ANEW) else None
+
+    def meet_again(self) -> None:
+        """Leave the group that broke, and form another once all have.
+
+        On a CPU the others notice it only if nothing here holds the group any more, as a `DistributedDataParallel` does.
+
+        Raises:
+            RankFailed: one of them doesn't come.
+        """
+        if not self.are_many:
+            return
+        store, backend = _store(), dist.get_backend_config()
+        self._group = None  # gloo closes its connections with the last that holds them
+        self._leave()
+        self._meetings += 1
+        place = PrefixStore(f"again{self._meetings}", store)
+        place.set(f"here/{self.index}", "")
+        self._wait_for_all(place, store)
+        dist.init_process_group(backend, store=place, rank=self.index, world_size=self.size, timeout=self._timeout)
+        self._group = dist.new_group(backend="gloo", timeout=self._timeout)
+
+    def _wait_for_all(self, place: Any, store: Any) -> None:
+        until = time.monotonic() + (self._timeout or timedelta()).total_seconds()
+        while not place.check([f"here/{index}" for index in range(self.size)]):
+            if store.check([_MISSING_KEY]):
+                raise RankFailed(store.get(_MISSING_KEY).decode())
+            if time.monotonic() > until:
+                raise RankFailed(f"not all {self.size} processes have come to begin anew within {self._timeout}")
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def joined() -> Ranks:
@@ -316,6 +379,14 @@ def _find_each_other_by_slurm() -> None:
 def _store() -> Any:
     find = getattr(dist.distributed_c10d, "_get_default_store", None)
     return find() if find is not None and dist.is_initialized() else None
+
+
+def _wait_for_a_reason(store: Any) -> bool:
+    """Wait a little until somebody has said why collectives broke; return whether anybody has."""
+    until = time.monotonic() + _SECONDS_FOR_A_REASON
+    while not (found := store.check([_KEY])) and time.monotonic() < until:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return bool(found)
 
 
 def _follows_from_another(error: BaseException) -> bool:

@@ -306,4 +306,6 @@ def test_memory_that_does_not_suffice_for_one_example_ends_all(tmp_path):
     options = FINDS | {"per_device_train_batch_size": 4, "count": 16}
     faults = [(1, "forward", 0, "OutOfMemoryError", 0)]
     both = launch(train_where_memory_runs_out, 2, tmp_path, tmp_path / "out", json.dumps(faults), json.dumps(options))
-    assert all("not even batches of 1 fit into memory: rank 1: OutOfMemoryError: injected" in one.output for one in both)
+    assert all(
+        "not even batches of 1 fit into memory: rank 1: OutOfMemoryError: injected" in one.output for one in both
+    )

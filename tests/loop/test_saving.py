@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -113,6 +114,25 @@ class Weights(TrainerCallback):
 
 
 # Beside the training
+
+
+def test_threads_take_shorter_turns_while_a_checkpoint_is_written(tmp_path, gate):
+    found = []
+
+    def look(control):
+        until = time.monotonic() + 30
+        while gate.at_once < (len(found) == 1):  # the thread may not have come to it yet
+            assert time.monotonic() < until
+            time.sleep(0.002)
+        found.append(sys.getswitchinterval())
+
+    trainer = build(tmp_path, callbacks=(AtStep([1, 4], look), AtStep(2, save), AtStep(2, gate.close)), **BESIDE)
+    trainer.add_callback(AtStep(5, let_through(gate, trainer)))
+    trainer.add_callback(AtStep(6, look))
+    trainer.train()
+    before, beside, after = found
+    assert beside < before
+    assert after == before
 
 
 def test_a_checkpoint_beside_training_holds_the_step_it_was_asked_at_though_training_went_on(tmp_path, gate):

@@ -93,7 +93,9 @@ class BatchSizeSearch:
         own = describe(error) if is_inside and is_out_of_memory(error) else None
         reason = self.trainer.ranks.why_begin_anew(error, own)
         if reason is not None and self.trainer._train_batch_size <= 1:
-            raise ArgumentError(f"auto_find_batch_size=True: not even batches of 1 fit into memory: {reason}") from error
+            raise ArgumentError(
+                f"auto_find_batch_size=True: not even batches of 1 fit into memory: {reason}"
+            ) from error
         return reason
 
     def go_back(self, reason: str) -> None:

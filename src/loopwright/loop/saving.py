@@ -27,6 +27,7 @@ from loopwright.data.nesting import map_leaves
 from loopwright.errors import CheckpointError, RankFailed
 from loopwright.loop.persist import take_snapshot
 from loopwright.runtime.dtensors import local_part, with_part
+from loopwright.runtime.turns import short_turns
 from loopwright.runtime.wrapping import is_sharded, unwrap_model
 
 if TYPE_CHECKING:
@@ -203,11 +204,12 @@ class Saving:
             self._group()  # made here, where all are
 
         def write() -> Path:
-            self._buffers.wait()
-            self._small_buffers.wait()
-            if trainer.ranks.is_first:
-                trainer.reporting.sync_beside()
-            return self._write(snapshot)
+            with short_turns():
+                self._buffers.wait()
+                self._small_buffers.wait()
+                if trainer.ranks.is_first:
+                    trainer.reporting.sync_beside()
+                return self._write(snapshot)
 
         # Callbacks get the written state itself: they hear of it when nobody reads it any more.
         future = self._submit(write)

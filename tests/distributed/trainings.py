@@ -223,7 +223,7 @@ def train_with_own_optimizer(output_dir, options="{}"):
 
 
 class RunsOut(TrainerCallback):
-    """Says that memory is out, at a place and a step of one process, as long as its batches are larger than what fits."""
+    """Says that memory is out, at a place and a step of one process, while its batches are larger than what fits."""
 
     def __init__(self, rank, place, step, error="OutOfMemoryError", fits=2):
         self.is_here, self.place, self.step, self.fits = rank == RANK, place, step, fits
@@ -236,10 +236,12 @@ class RunsOut(TrainerCallback):
         model.register_forward_hook(lambda *_: self._at("forward", trainer) if model.training else None)
         model.layers[0].weight.register_hook(lambda _: self._at("backward", trainer))
 
+        fault = self
+
         class Fails(optimizer_class):
-            def step(inner, closure=None):
+            def step(self, closure=None):
                 super().step(closure)  # the weights have moved when it raises
-                self._at("optimizer", trainer)
+                fault._at("optimizer", trainer)
 
         trainer.optimizer_cls_and_kwargs = (Fails, settings)
 

@@ -7,8 +7,8 @@
     bring    bytes, as they are, from one process to the first or to all
 
 A process that fails says so in the store by which all found one another. Whoever then finds a collective broken looks
-there, so that the first error is the one that people read, and not that of a connection that was closed. Or it says that
-all are to begin anew: they leave the group that broke, and meet in another.
+there, so that the first error is the one that people read, and not that of a connection that was closed. Or it says
+that all are to begin anew: they leave the group that broke, and meet in another.
 """
 
 from __future__ import annotations
@@ -319,7 +319,7 @@ class Ranks:
     def meet_again(self) -> None:
         """Leave the group that broke, and form another once all have.
 
-        On a CPU the others notice it only if nothing here holds the group any more, as a `DistributedDataParallel` does.
+        On a CPU the others notice it only if nothing here holds the group any more; `DistributedDataParallel` does.
 
         Raises:
             RankFailed: one of them doesn't come.

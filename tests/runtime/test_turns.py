@@ -30,9 +30,20 @@ def test_they_come_back_after_an_error_too():
 
 def test_shorter_ones_are_left_alone():
     sys.setswitchinterval(0.0001)
+    own = sys.getswitchinterval()
     with short_turns():
-        assert sys.getswitchinterval() == pytest.approx(0.0001)
-    assert sys.getswitchinterval() == pytest.approx(0.0001)
+        assert sys.getswitchinterval() == own
+    assert sys.getswitchinterval() == own
+
+
+@pytest.mark.parametrize("microseconds", [501, 1009, 2003, 5000, 8191, 20011])
+def test_nothing_is_lost_by_rounding(microseconds):
+    sys.setswitchinterval(microseconds * 1e-6)
+    before = sys.getswitchinterval()
+    for _ in range(3):
+        with short_turns():
+            pass
+    assert sys.getswitchinterval() == before
 
 
 def test_what_the_program_sets_meanwhile_stays():

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 # Python's own is ten times as long. The loop gives the interpreter away at each of its calls that wait, a log line's
 # commit at several; beside a save that computes it came back up to 5 ms later each time.
 _SECONDS = 0.0005
+# Python cuts what it is given to microseconds, so that what it said itself may come back as one less.
+_HALF_A_MICROSECOND = 5e-7
 
 
 @contextmanager
@@ -19,10 +21,13 @@ def short_turns() -> Iterator[None]:
     a shorter one is left alone.
     """
     before = sys.getswitchinterval()
-    sys.setswitchinterval(min(before, _SECONDS))
-    own = sys.getswitchinterval()  # rounded to microseconds
+    if before <= _SECONDS:
+        yield
+        return
+    sys.setswitchinterval(_SECONDS)
+    own = sys.getswitchinterval()
     try:
         yield
     finally:
         if sys.getswitchinterval() == own:
-            sys.setswitchinterval(before)
+            sys.setswitchinterval(before + _HALF_A_MICROSECOND)

@@ -12,6 +12,7 @@ from loopwright.records import Status
 from tests.distributed.launching import launch, returned
 from tests.distributed.trainings import (
     train,
+    train_in_a_group_of_ones_own,
     train_one_coming_late,
     train_reporting,
     train_where_a_disk_is_full,
@@ -300,6 +301,15 @@ def test_process_that_fails_of_something_else_is_not_waited_for(tmp_path, other)
     last = both[0].output.splitlines()[-1]
     assert "OutOfMemoryError: injected" in last or "rank 1: ValueError: the cat is on the keyboard" in last
     assert time.monotonic() - started < 60
+
+
+def test_what_cannot_begin_again_together_is_refused(tmp_path):
+    own_group = launch(train_in_a_group_of_ones_own, 2, tmp_path, tmp_path / "own", json.dumps(FINDS))
+    assert all("leave torch.distributed.init_process_group to the Trainer" in one.output for one in own_group)
+    sharded = launch(train, 2, tmp_path, tmp_path / "sharded", json.dumps(FINDS | {"fsdp": "full_shard"}))
+    assert all("auto_find_batch_size=True with fsdp=" in one.output for one in sharded)
+    without = {name: value for name, value in FINDS.items() if name != "auto_find_batch_size"}
+    assert returned(train_in_a_group_of_ones_own, 2, tmp_path, tmp_path / "whole", json.dumps(without))
 
 
 def test_memory_that_does_not_suffice_for_one_example_ends_all(tmp_path):

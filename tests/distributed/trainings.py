@@ -273,6 +273,14 @@ def train_where_memory_runs_out(output_dir, faults, options="{}"):
     }
 
 
+def train_in_a_group_of_ones_own(output_dir, options="{}"):
+    """Train, the processes having been brought together before."""
+    torch.distributed.init_process_group("gloo")
+    trainer = make(output_dir, **json.loads(options))
+    trainer.train()
+    return result(trainer)
+
+
 class Gathers(TrainerCallback):
     """Adds to each log line a number of every process."""
 

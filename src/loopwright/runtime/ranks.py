@@ -75,7 +75,6 @@ class Ranks:
         self._device = device if device is not None and device.type == "cuda" else torch.device("cpu")
         self._group: Any = None
         self._timeout: timedelta | None = None
-        self._meetings = 0
 
     @property
     def are_many(self) -> bool:
@@ -329,8 +328,7 @@ class Ranks:
         store, backend = _store(), dist.get_backend_config()
         self._group = None  # gloo closes its connections with the last that holds them
         self._leave()
-        self._meetings += 1
-        place = PrefixStore(f"again{self._meetings}", store)
+        place = PrefixStore("again", store)  # within that of the meeting before
         place.set(f"here/{self.index}", "")
         self._wait_for_all(place, store)
         dist.init_process_group(backend, store=place, rank=self.index, world_size=self.size, timeout=self._timeout)

@@ -188,7 +188,9 @@ def test_shards_that_are_missing_are_named_where_nobody_verifies(tmp_path):
 
 def test_optimizer_that_was_made_before_is_refused(tmp_path):
     ended = launch(train_with_own_optimizer, 2, tmp_path, tmp_path / "out", json.dumps(SHARDED))
-    assert all("optimizers with fsdp: the parameters it was made for are replaced" in one.output for one in ended)
+    assert [one.status for one in ended] == [1, 1]
+    # Both are refused it; the one that is quicker may be gone before the other has come to that.
+    assert any("optimizers with fsdp: the parameters it was made for are replaced" in one.output for one in ended)
 
 
 def test_layers_that_arent_there_are_named(tmp_path):

@@ -87,7 +87,10 @@ def plot_box(page, chart=LOSS):
 @pytest.mark.parametrize("width", [400, 1000, 1600])
 def test_all_charts_are_drawn_and_nothing_is_wider_than_the_page(width, scheme, show, resumed, whole):
     page = show(read_run(resumed), read_run(whole), width=width, scheme=scheme)
+    heights = "[...document.querySelectorAll('.plot')].map((place) => place.offsetHeight)"
+    before = page.evaluate(heights)
     page.locator("#more-curves > summary").click()
+    page.wait_for_selector("#more-curves[open]")
     num_charts = page.locator(".plot").count()
     assert num_charts >= 4
     for number in range(num_charts):
@@ -96,6 +99,7 @@ def test_all_charts_are_drawn_and_nothing_is_wider_than_the_page(width, scheme, 
         box = page.locator(f"#chart-{number} .main-svg").first.bounding_box()
         assert box["width"] > 200
         assert box["x"] + box["width"] <= width
+    assert page.evaluate(heights) == before, "what was below a chart has moved, as somebody was about to click on it"
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -81,9 +81,6 @@
   function draw(number, keepZoom = true) {
     const place = read(`chart-${number}`), chart = data.charts[number];
     const before = keepZoom && place.layout && place.layout.xaxis.autorange === false ? place.layout.xaxis.range.slice() : null;
-    // Where names stand below one another, each takes its line: the curves keep their height.
-    const rows = chart.curves.length > 1 && place.clientWidth < 480 ? chart.curves.length : 0;
-    place.style.height = rows ? `${15 + 1.35 * Math.min(rows, 12)}rem` : "";
     Plotly.react(place, traces(chart), layout(chart, before), config);
     drawn.add(number);
   }

@@ -347,4 +347,4 @@ def test_a_killed_trainings_journal_is_read_whole(tmp_path: Path, journal_kind: 
     process.wait()
     began = time.monotonic()
     assert numbers_in(tmp_path) == list(range(1, 101))
-    assert time.monotonic() - began < 3.0  # no lock of the dead is waited for
+    assert time.monotonic() - began < 5.0  # no lock of the dead is waited for, which would take as long

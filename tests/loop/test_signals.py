@@ -551,7 +551,7 @@ def test_a_second_signal_ends_the_process_at_once_while_a_save_is_slow(run):
     began = time.monotonic()
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait() == -signal.SIGTERM, process.log()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15  # the save takes 30
     assert list_checkpoints(process.directory / "out") == []
 
 
@@ -611,7 +611,7 @@ class Sleeping(Noisy):
     def __getitem__(self, index):
         if (self.directory / "trained").exists():
             (self.directory / "waiting").touch()
-            time.sleep(3)
+            time.sleep(6)
         return super().__getitem__(index)
 
 
@@ -634,7 +634,7 @@ def test_a_signal_is_seen_to_while_workers_are_waited_for(run):
     began = time.monotonic()
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait() == EXIT_CODE, process.log()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 8  # a batch takes 12
     assert len(list_checkpoints(process.directory / "out")) == 1
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from loopwright._support.env import read_text, set_variables
 from loopwright.errors import TrackerError
 from loopwright.records import Run
+from loopwright.trackers.mlflow_database import prepare_database
 from loopwright.trackers.naming import as_float
 
 T = TypeVar("T")
@@ -94,7 +95,7 @@ class MLflowService:
 
         self._nans: dict[tuple[str, str], set[tuple[int, int]]] = {}  # by run and metric
         set_variables({name: text for name, text in _WAITING.items() if read_text(name) is None})
-        _require_room_for(uri)
+        prepare_database(uri)
         with plain_errors():
             self.client = MlflowClient(tracking_uri=uri)
 
@@ -287,17 +288,6 @@ def explain(error: BaseException) -> str:
             "MLFLOW_ALLOW_FILE_STORE=true"
         )
     return text
-
-
-def _require_room_for(uri: str) -> None:
-    """Refuse a database file that can't be made: MLflow would try for 100 s."""
-    scheme, separator, path = uri.partition(":///")
-    if scheme != "sqlite" or not separator or path.startswith(":"):
-        return
-    file = Path(path.partition("?")[0])
-    nearest = file if file.exists() else next(parent for parent in file.parents if parent.exists())
-    if file.is_dir() or not os.access(nearest, os.W_OK):
-        raise TrackerError(f"{file} can't be written as a database")
 
 
 def active_run_of_program() -> Any:

@@ -314,6 +314,13 @@ def test_what_cannot_begin_again_together_is_refused(tmp_path):
     assert returned(train_in_a_group_of_ones_own, 2, tmp_path, tmp_path / "whole", json.dumps(without))
 
 
+def test_wrapped_model_that_a_callback_holds_is_named_and_nobody_hangs(tmp_path):
+    arguments = (json.dumps([(1, "forward", 0)]), json.dumps(FINDS), "held")
+    both = launch(train_where_memory_runs_out, 2, tmp_path, tmp_path / "out", *arguments, timeout=90)
+    assert [one.status for one in both] == [1, 1]
+    assert any("something outside the Trainer still holds its wrapped model" in one.output for one in both)
+
+
 def test_memory_that_does_not_suffice_for_one_example_ends_all(tmp_path):
     options = FINDS | {"per_device_train_batch_size": 4, "count": 16}
     faults = [(1, "forward", 0, "OutOfMemoryError", 0)]

@@ -259,13 +259,25 @@ class RunsOut(TrainerCallback):
         raise torch.OutOfMemoryError("injected") if self.error == "OutOfMemoryError" else ValueError(self.error)
 
 
-def train_where_memory_runs_out(output_dir, faults, options="{}"):
+class Holds(TrainerCallback):
+    """Keeps the wrapped model, which nobody else gets to see."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.held = self.trainer.model_wrapped
+
+
+def train_where_memory_runs_out(output_dir, faults, options="{}", held=""):
     """Train from batches of 8 on; return what came of it, and the sizes at which memory was said to be out here."""
     found = [RunsOut(*fault) for fault in json.loads(faults)]
     trainer = make(output_dir, **json.loads(options))
     for fault in found or [RunsOut(-1, "", 0)]:
         fault.watch(trainer)
         trainer.add_callback(fault)
+    if held:
+        trainer.add_callback(Holds(trainer))
     trainer.train()
     return result(trainer) | {
         "raised": [size for fault in found for size in fault.raised],

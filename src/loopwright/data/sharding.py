@@ -18,7 +18,7 @@ from typing import Any
 from torch.utils.data import IterableDataset, Sampler
 
 from loopwright.data.samplers import EpochSampler
-from loopwright.data.streams import is_hugging_face
+from loopwright.data.streams import is_whole_when_split
 
 
 class Shards:
@@ -119,10 +119,10 @@ class ShardedBatches(Sampler[list[int]]):
 def shard_stream(dataset: Any, shards: Shards, *, drop_last: bool = False) -> Any:
     """Return this process's part of an iterable dataset.
 
-    A Hugging Face stream is split by its own means where its files can be dealt out evenly, so that each process reads
-    its own alone; any other is read whole by every process, which keeps its part.
+    A Hugging Face stream is split by its own means where its files can be dealt out evenly and no example is lost by
+    it, so that each process reads its own alone; any other is read whole by every process, which keeps its part.
     """
-    if is_hugging_face(dataset) and getattr(dataset, "num_shards", 1) % shards.size == 0:
+    if is_whole_when_split(dataset) and getattr(dataset, "num_shards", 1) % shards.size == 0:
         from datasets.distributed import split_dataset_by_node  # type: ignore[import-untyped]
 
         return split_dataset_by_node(dataset, rank=shards.index, world_size=shards.size)

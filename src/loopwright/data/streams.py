@@ -10,6 +10,22 @@ from torch.utils.data import IterableDataset
 # Its state leaves out the examples in the buffer: 10 of 100 were lost at a resume.
 _FORGETFUL = "BufferShuffledExamplesIterable"
 
+# What deals with each example by itself, or changes nothing but the order. Not among them: what counts (take, skip),
+# and what stops at the end of one of several streams or begins it again (interleaving).
+_WHOLE_WHEN_SPLIT = {
+    "ArrowExamplesIterable",
+    "BufferShuffledExamplesIterable",
+    "ExamplesIterable",
+    "FilteredExamplesIterable",
+    "FormattedExamplesIterable",
+    "InterleavedShardsExamplesIterable",
+    "MappedExamplesIterable",
+    "RebatchedArrowExamplesIterable",
+    "RepeatExamplesIterable",
+    "SelectColumnsIterable",
+    "VerticallyConcatenatedMultiSourcesExamplesIterable",
+}
+
 
 def has_state(thing: Any) -> bool:
     """Return whether `thing`, a loader, dataset or sampler, can say where it is and be put back there."""
@@ -23,16 +39,27 @@ def is_hugging_face(dataset: Any) -> bool:
 
 def forgets_its_buffer(dataset: Any) -> bool:
     """Return whether `dataset` is a stream of Hugging Face `datasets` that is shuffled through a buffer."""
+    return _FORGETFUL in _steps_of(dataset)
+
+
+def is_whole_when_split(dataset: Any) -> bool:
+    """Return whether the parts of `dataset`, split file by file, have the same examples together as the whole.
+
+    `take(5)` of two files split in two is the first three of the one and the first two of the other.
+    """
+    return is_hugging_face(dataset) and set(_steps_of(dataset)) <= _WHOLE_WHEN_SPLIT
+
+
+def _steps_of(dataset: Any) -> Iterator[str]:
+    """Yield what a stream of Hugging Face `datasets` is made of, by the names of its classes."""
     parts, seen = [getattr(dataset, "_ex_iterable", None)], set()
     while parts:
         part = parts.pop()
         if part is None or id(part) in seen:
             continue
         seen.add(id(part))
-        if type(part).__name__ == _FORGETFUL:
-            return True
+        yield type(part).__name__
         parts += [getattr(part, "ex_iterable", None), *(getattr(part, "ex_iterables", None) or ())]
-    return False
 
 
 class RememberingStream(IterableDataset[Any]):

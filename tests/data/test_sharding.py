@@ -8,6 +8,7 @@ import datasets
 import pytest
 
 from loopwright.data.sharding import ShardedStream, Shards, shard_stream
+from loopwright.errors import DataError
 
 
 def stream(first=0, count=12, shards=4):
@@ -69,3 +70,18 @@ def test_datasets_itself_still_splits_them_into_other_examples(make):
 
     parts = [split_dataset_by_node(make(), rank=index, world_size=2) for index in range(2)]
     assert sorted(row["x"] for part in parts for row in part) != sorted(row["x"] for row in make())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: stream().shuffle(buffer_size=4),
+        lambda: stream().shuffle(buffer_size=4).map(lambda row: row).take(3),
+        lambda: datasets.interleave_datasets([stream(), stream().shuffle()]),
+        lambda: datasets.interleave_datasets([stream(), stream()], probabilities=[0.5, 0.5]),
+    ],
+    ids=["shuffled", "and more", "one of two", "mixed"],
+)
+def test_order_that_each_process_would_draw_anew_is_refused(make):
+    with pytest.raises(DataError, match=r"without a seed, .* as in shuffle\(seed=42\)"):
+        shard_stream(make(), Shards(2, 2, 0))

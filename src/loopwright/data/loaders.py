@@ -97,6 +97,7 @@ def build_train_loader(  # noqa: PLR0913 -- what decides which example comes whe
 
     Raises:
         DataError: the dataset is neither iterable-style nor has a length.
+        DataError: several train, and the stream is shuffled without a seed.
     """
     if sampler is None and not isinstance(dataset, IterableDataset):
         sampler = _train_sampler(dataset, args)

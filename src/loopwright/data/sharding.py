@@ -18,7 +18,8 @@ from typing import Any
 from torch.utils.data import IterableDataset, Sampler
 
 from loopwright.data.samplers import EpochSampler
-from loopwright.data.streams import is_whole_when_split
+from loopwright.data.streams import has_an_order_of_its_own, is_whole_when_split
+from loopwright.errors import DataError
 
 
 class Shards:
@@ -121,7 +122,15 @@ def shard_stream(dataset: Any, shards: Shards, *, drop_last: bool = False) -> An
 
     A Hugging Face stream is split by its own means where its files can be dealt out evenly and no example is lost by
     it, so that each process reads its own alone; any other is read whole by every process, which keeps its part.
+
+    Raises:
+        DataError: it is shuffled without a seed, so that each process would take its part of another order.
     """
+    if has_an_order_of_its_own(dataset):
+        raise DataError(
+            "the stream is shuffled or interleaved at random without a seed, so each process would read it in another "
+            "order, and examples would be lost and doubled: expected a seed of up to 64 bits, as in shuffle(seed=42)"
+        )
     if is_whole_when_split(dataset) and getattr(dataset, "num_shards", 1) % shards.size == 0:
         from datasets.distributed import split_dataset_by_node  # type: ignore[import-untyped]
 

@@ -10,6 +10,8 @@ from torch.utils.data import IterableDataset
 # Its state leaves out the examples in the buffer: 10 of 100 were lost at a resume.
 _FORGETFUL = "BufferShuffledExamplesIterable"
 
+_LONGEST_SEED = 64  # bits that people give as a seed; NumPy's own choice has 128
+
 # What deals with each example by itself, or changes nothing but the order. Not among them: what counts (take, skip),
 # and what stops at the end of one of several streams or begins it again (interleaving).
 _WHOLE_WHEN_SPLIT = {
@@ -39,7 +41,7 @@ def is_hugging_face(dataset: Any) -> bool:
 
 def forgets_its_buffer(dataset: Any) -> bool:
     """Return whether `dataset` is a stream of Hugging Face `datasets` that is shuffled through a buffer."""
-    return _FORGETFUL in _steps_of(dataset)
+    return any(type(step).__name__ == _FORGETFUL for step in _steps_of(dataset))
 
 
 def is_whole_when_split(dataset: Any) -> bool:
@@ -47,18 +49,28 @@ def is_whole_when_split(dataset: Any) -> bool:
 
     `take(5)` of two files split in two is the first three of the one and the first two of the other.
     """
-    return is_hugging_face(dataset) and set(_steps_of(dataset)) <= _WHOLE_WHEN_SPLIT
+    return is_hugging_face(dataset) and {type(step).__name__ for step in _steps_of(dataset)} <= _WHOLE_WHEN_SPLIT
 
 
-def _steps_of(dataset: Any) -> Iterator[str]:
-    """Yield what a stream of Hugging Face `datasets` is made of, by the names of its classes."""
+def has_an_order_of_its_own(dataset: Any) -> bool:
+    """Return whether `dataset` is a stream of Hugging Face `datasets` that is shuffled or mixed without a seed.
+
+    NumPy then takes 128 bits from the system, other ones in each process.
+    """
+    generators = [getattr(step, "generator", None) for step in _steps_of(dataset)]
+    seeds = [generator.bit_generator.seed_seq.entropy for generator in generators if generator is not None]
+    return any(isinstance(seed, int) and seed.bit_length() > _LONGEST_SEED for seed in seeds)
+
+
+def _steps_of(dataset: Any) -> Iterator[Any]:
+    """Yield what a stream of Hugging Face `datasets` is made of, from its last step to its sources."""
     parts, seen = [getattr(dataset, "_ex_iterable", None)], set()
     while parts:
         part = parts.pop()
         if part is None or id(part) in seen:
             continue
         seen.add(id(part))
-        yield type(part).__name__
+        yield part
         parts += [getattr(part, "ex_iterable", None), *(getattr(part, "ex_iterables", None) or ())]
 
 

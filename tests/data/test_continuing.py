@@ -299,6 +299,7 @@ def test_why_data_are_read_past_is_said_in_a_sentence():
     buffered = "the state of a Hugging Face stream forgets what is in its shuffle buffer"
     in_workers = 'the dataset\'s state is in worker processes; pip install "loopwright[streaming]" gets it from there'
     nothing = "it has no state_dict and load_state_dict, which would make this needless"
+    assert "some examples come twice and some not at all" in why_read_past(DataLoader(_hugging_face().shuffle()))
     assert why_read_past(DataLoader(_shuffled())) == buffered
     assert why_read_past(DataLoader(_shuffled(), num_workers=2)) == buffered
     assert why_read_past(DataLoader(_hugging_face(), num_workers=2)) == in_workers

@@ -19,7 +19,7 @@ from loopwright.data.loaders import has_length
 from loopwright.data.numbering import source_of, with_source
 from loopwright.data.samplers import EpochSampler, step_over, too_few_batches
 from loopwright.data.sharding import ShardedBatches
-from loopwright.data.streams import forgets_its_buffer, has_state
+from loopwright.data.streams import forgets_its_buffer, has_an_order_of_its_own, has_state
 
 OnSkip = Callable[[int, int], None]
 
@@ -45,6 +45,11 @@ def is_read_past(loader: Any) -> bool:
 def why_read_past(loader: Any) -> str:
     """Return why `loader` has to be read from its beginning, and what would change that, in one sentence."""
     dataset = getattr(loader, "dataset", None)
+    if has_an_order_of_its_own(dataset):
+        return (
+            "the stream is shuffled without a seed, so this is another order than the run had, in which some examples "
+            "come twice and some not at all; shuffle(seed=42) makes a resume exact"
+        )
     if forgets_its_buffer(dataset):
         return "the state of a Hugging Face stream forgets what is in its shuffle buffer"
     if has_state(dataset):

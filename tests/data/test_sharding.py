@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import datasets
+import numpy as np
 import pytest
 
 from loopwright.data.sharding import ShardedStream, Shards, shard_stream
@@ -21,6 +22,9 @@ SPLIT = {
     "mapped": lambda: stream().map(lambda row: {"x": row["x"] + 1}),
     "filtered": lambda: stream().filter(lambda row: row["x"] % 3),
     "shuffled": lambda: stream().shuffle(seed=0, buffer_size=4),
+    "shuffled by an old generator": lambda: stream().shuffle(
+        generator=np.random.Generator(np.random.RandomState(3)._bit_generator)
+    ),
     "of torch": lambda: stream().with_format("torch"),
     "chosen columns": lambda: stream().select_columns(["x"]),
     "repeated": lambda: stream().repeat(2),

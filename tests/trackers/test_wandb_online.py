@@ -134,7 +134,7 @@ def test_server_that_hangs_at_the_beginning_is_overdue_and_nobody_waits(wandb_se
     wait_for(lambda: worker.overdue() == "open")
     began = time.monotonic()
     journal.log(1, 10)
-    assert time.monotonic() - began < 10  # the server doesn't answer until it is told to
+    assert time.monotonic() - began < 1.0
     wandb_service.come_back()
     wait_for(lambda: worker._sent == 10)
     worker.finish()

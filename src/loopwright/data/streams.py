@@ -1,4 +1,4 @@
-"""What can say where it is; and what the streams of Hugging Face `datasets` forget of that, with a remedy."""
+"""What can say where it is; and what the streams of Hugging Face `datasets` forget or lose, with a remedy."""
 
 from __future__ import annotations
 
@@ -57,9 +57,13 @@ def has_an_order_of_its_own(dataset: Any) -> bool:
 
     NumPy then takes 128 bits from the system, other ones in each process.
     """
-    generators = [getattr(step, "generator", None) for step in _steps_of(dataset)]
-    seeds = [generator.bit_generator.seed_seq.entropy for generator in generators if generator is not None]
+    seeds = [_seed_of(getattr(step, "generator", None)) for step in _steps_of(dataset)]
     return any(isinstance(seed, int) and seed.bit_length() > _LONGEST_SEED for seed in seeds)
+
+
+def _seed_of(generator: Any) -> Any:
+    """Return what a generator of NumPy began with; None where it doesn't say (one of a `RandomState`)."""
+    return getattr(getattr(getattr(generator, "bit_generator", None), "seed_seq", None), "entropy", None)
 
 
 def _steps_of(dataset: Any) -> Iterator[Any]:

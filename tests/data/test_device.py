@@ -11,6 +11,7 @@ import transformers
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from loopwright.data import device
 from loopwright.data.device import move_to_device
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -101,3 +102,33 @@ def test_batches_move_to_the_gpu_and_stay_there():
     assert move_to_device(moved, torch.device("cuda")) is moved
     packed = move_to_device(pack_sequence([torch.ones(3), torch.ones(2)]), gpu)
     assert (packed.data.device, packed.batch_sizes.device) == (gpu, CPU)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
+def test_a_copy_does_not_wait_for_what_the_gpu_computes_and_is_waited_for():
+    gpu = torch.device("cuda", 0)
+    batch = {"x": torch.ones(1 << 20).pin_memory()}
+    move_to_device(batch, gpu, non_blocking=True)  # streams and memory are made
+    torch.cuda.synchronize()
+    torch.cuda._sleep(2_000_000_000)  # about a second
+    busy = torch.cuda.Event()
+    busy.record()
+    moved = move_to_device(batch, gpu, non_blocking=True)
+    total = moved["x"].sum()
+    device._copy_stream(gpu).synchronize()
+    assert not busy.query()  # the copy is done, what was asked for before it isn't
+    assert total.item() == 1 << 20
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
+def test_memory_of_a_batch_is_not_given_to_the_next_while_it_is_computed_with():
+    gpu = torch.device("cuda", 0)
+    totals = []
+    for number in range(50):
+        moved = move_to_device(torch.full((1 << 20,), float(number)).pin_memory(), gpu, non_blocking=True)
+        torch.cuda._sleep(20_000_000)  # the program is ahead: the batch is used long after it was let go
+        totals.append(moved.sum())
+        del moved
+    assert [total.item() for total in totals] == [float(number << 20) for number in range(50)]

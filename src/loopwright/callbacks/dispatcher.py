@@ -137,8 +137,10 @@ class CallbackHandler:
         by_event: dict[str, list[Listener]] = {event.value: [] for event in Event}
         for callback in self.callbacks:
             if id(callback) not in self._disabled:
+                idle = callback.idle_events() if _is_tracker(callback) else ()
                 for event, method in answered_events(callback).items():
-                    by_event[event].append(self._listener(callback, event, method))
+                    if event not in idle:
+                        by_event[event].append(self._listener(callback, event, method))
         for event, listeners in by_event.items():
             # Trackers open first, so that others find their runs, and hear last, so that they hear what others added.
             listeners.sort(key=lambda listener: _is_tracker(listener.callback), reverse=event == Event.TRAIN_BEGIN)

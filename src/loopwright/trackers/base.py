@@ -110,6 +110,11 @@ class TrackerCallback(TrainerCallback):
         """Return whether it takes checkpoints' files."""
         return False
 
+    def idle_events(self) -> tuple[str, ...]:
+        """Return the events at which it has nothing to do in this process: the Trainer records for it."""
+        is_served = self._reporting is not None and not self.takes_own_records
+        return ("on_log",) if is_served and type(self).on_log is TrackerCallback.on_log else ()
+
     # What a tracker does: a service's file overrides these
 
     def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:

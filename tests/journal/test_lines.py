@@ -11,7 +11,7 @@ import pytest
 from loopwright.errors import JournalError
 from loopwright.journal.lines import LineWriter, read_operations, read_version
 from loopwright.journal.reader import JournalReader
-from loopwright.journal.schema import Operation
+from loopwright.journal.schema import VERSION, Operation
 from tests.journal.programs import entry, output_of
 
 
@@ -35,7 +35,7 @@ def numbers_in(path: Path) -> list[int]:
 def test_a_line_reads_as_documented(path: Path) -> None:
     append(path, [entry(1)])
     header, line = path.read_text().splitlines()
-    assert json.loads(header.rpartition(" ")[0]) == {"journal": 1}
+    assert json.loads(header.rpartition(" ")[0]) == {"journal": VERSION}
     content, _, checksum = line.rpartition(" ")
     assert json.loads(content) == [["record", [1, 1, "log", 1, 1.5, '{"loss": 0.5}', None, None]]]
     assert len(checksum) == 8
@@ -107,7 +107,7 @@ def test_a_line_that_is_being_written_is_read_when_it_is_whole(path: Path) -> No
     with JournalReader(path.parent) as reader:
         before = reader.change_counter()
         assert [record.sequence for record in reader.records()] == [1]
-        assert reader._offset == whole[:-20].rfind(b"\n") + 1  # what was read is not read again
+        assert reader._view._offset == whole[:-20].rfind(b"\n") + 1  # what was read is not read again
         with path.open("ab") as file:
             file.write(whole[-20:])
         assert reader.change_counter() != before
@@ -120,7 +120,7 @@ def test_offsets_lead_on_from_line_to_line(path: Path) -> None:
     assert [operations for operations, _ in found] == [[], *([("record", list(entry(n)[1]))] for n in (1, 2, 3))]
     assert found[-1][1] == path.stat().st_size
     assert [offset for _, offset in read_operations(path, found[1][1])] == [offset for _, offset in found[2:]]
-    assert read_version(path) == 1
+    assert read_version(path) == VERSION
 
 
 # Lets the file grow no further in the middle of a line, as a full disk does, and then again.

@@ -192,8 +192,8 @@ def test_a_forked_child_reads_with_a_connection_of_its_own(
             sys.exit(0)
         assert os.wait()[1] == 0
         if os.fork() == 0:
-            before = reader._connection
-            print(reader.last_sequence(), reader._connection is before, flush=True)
+            before = reader._view
+            print(reader.last_sequence(), reader._view is before, flush=True)
             reader.close()
             sys.exit(0)
         assert os.wait()[1] == 0
@@ -302,12 +302,14 @@ def test_a_directory_where_nothing_may_be_written_is_read(locked_dir: Path, star
 
 @pytest.mark.parametrize("leave_index", [True, False])
 def test_a_kills_log_is_read_where_nothing_may_be_written(public_dir: Path, start: Start, leave_index: bool) -> None:
-    """The log of a killed writer holds what its file doesn't; the log's index may be missing, in a copy for example."""
+    """Log and tail of a killed writer hold what its file doesn't; the log's index may be missing, as in a copy."""
     killed = public_dir / "killed"
     killed.mkdir()
     writer = SqliteWriter(killed / "journal.db")
-    writer.commit([entry(number) for number in range(1, 6)])
-    for name in ("journal.db", "journal.db-wal", "journal.db-shm")[: 3 if leave_index else 2]:
+    writer.commit([entry(1), entry(2)])
+    assert numbers_in(killed) == [1, 2]  # in the log now
+    writer.commit([entry(3), entry(4), entry(5)])  # in the tail
+    for name in ("journal.db", "journal.db-wal", "journal.db-tail", "journal.db-shm")[: 4 if leave_index else 3]:
         shutil.copy(killed / name, public_dir / name)
         (public_dir / name).chmod(0o444)
     writer.close()

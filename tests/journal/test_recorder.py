@@ -216,6 +216,7 @@ def test_records_after_the_end_still_count(tmp_path: Path, run: Run, make_record
     recorder.record(Kind.LOG, 1, {"eval_loss": 1.0})
     recorder.close()
     recorder.record(Kind.PREDICTION, 1, {"test_loss": 1.0})
+    recorder.sync()
     with JournalReader(tmp_path) as reader:
         assert [record.kind for record in reader.records(run.id)] == [Kind.LOG, Kind.PREDICTION]
 
@@ -335,14 +336,14 @@ def test_a_full_disk_is_said_once_and_everything_is_written_when_space_is_back(
 ) -> None:
     disk = _Disk(start(ON_A_FULL_DISK, tmp_path))
     disk.do("begin a", "record 20", "full 16000", "record 20", "wait", "record 20", "save", "record 5")
-    assert disk.unwritten > 20
+    assert disk.unwritten > 20 if journal_kind == "lines" else disk.unwritten == 0  # the tail had its room before
     assert len(disk.said) == 1
     level, words = disk.said[0]
     assert level == "WARNING"
     assert f"the journal in {tmp_path} can't be written (" in words
     assert "records are held in memory, to be written when that works again, tried every" in words
     assert disk.slowest < 1.0  # the training goes on
-    disk.do("space", "wait", "record 5")
+    disk.do("space", "wait", "record 5", "save")
     assert disk.unwritten == 0
     assert [level for level, _ in disk.said] == ["WARNING", "WARNING"]
     assert f"{NAMES[journal_kind]} takes records again" in disk.said[1][1]
@@ -400,9 +401,10 @@ def test_what_a_disk_never_took_is_counted_as_lost(tmp_path: Path, journal_kind:
     disk = _Disk(start(ON_A_FULL_DISK, tmp_path))
     disk.do("begin a", "record 5", "full 0", "record 3", "close")
     (words,) = [words for level, words in disk.said if level == "ERROR"]
-    assert words == f"{tmp_path}: 4 entries could not be written and are lost"  # and how it ended
+    in_tail = 3 if journal_kind == "sqlite" else 0
+    assert words == f"{tmp_path}: {4 - in_tail} entries could not be written and are lost"  # and how it ended
     disk.end()
-    assert steps_in(tmp_path) == list(range(1, 6))
+    assert steps_in(tmp_path) == list(range(1, 6 + in_tail))
 
 
 def test_what_waits_is_written_by_close_without_another_wait(tmp_path: Path, journal_kind: str, start: Start) -> None:
@@ -554,7 +556,7 @@ def damage_while_open(recorder: Recorder) -> None:
         opened.write(b"\xff" * (size - 4096))
 
 
-def test_a_file_that_is_damaged_while_open_is_replaced_at_once(
+def test_a_file_that_is_damaged_while_open_is_replaced_with_the_newest_records(
     tmp_path: Path, run: Run, make_recorder: MakeRecorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder = make_recorder()
@@ -568,8 +570,10 @@ def test_a_file_that_is_damaged_while_open_is_replaced_at_once(
         damage_while_open(recorder)
         damaged.add(recorder.path.stat().st_ino)
         assert recorder.record(Kind.LOG, step, {"loss": 1.0}) == step
+        recorder.sync()
         assert recorder.unwritten == 0
-        assert steps_in(tmp_path) == [step]
+        # What has come since the last statement of another kind is in the tail, damaged or not.
+        assert steps_in(tmp_path) == (list(range(1, 102)) if step == 101 else [102])
     assert {path.stat().st_ino for path in set_aside_in(tmp_path) if path.suffix == ".db"} == damaged
     recorder.end_attempt(Status.COMPLETED)
     with JournalReader(tmp_path) as reader:
@@ -590,6 +594,7 @@ def test_the_file_that_replaces_a_damaged_one_knows_how_the_attempt_had_ended(
     recorder.end_attempt(Status.COMPLETED)
     damage_while_open(recorder)
     recorder.record(Kind.PREDICTION, 1, {"test_loss": 1.0})
+    recorder.sync()
     with JournalReader(tmp_path) as reader:
         assert [attempt.status for attempt in reader.attempts(run.id)] == [Status.COMPLETED]
         assert [record.kind for record in reader.records(run.id)] == [Kind.PREDICTION]

@@ -44,7 +44,7 @@ def test_a_database_of_version_0_is_brought_up(tmp_path: Path) -> None:
     with pytest.raises(JournalNotFound, match="only just being made"):
         JournalReader(tmp_path)
     SqliteWriter(path).close()
-    assert (version_of(path), tables_in(path)) == (VERSION, {"runs", "attempts", "records", "sinks"})
+    assert (version_of(path), tables_in(path)) == (VERSION, {"runs", "attempts", "records", "sinks", "tail"})
 
 
 def test_an_older_journal_is_brought_up_with_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,9 @@ for number in itertools.count(first):
         writer.sync()
 """
 
+# Sends what is committed along with it past the tail.
+NO_RECORD = ("drop", (None, 0))
+
 
 def numbers_in(directory: Path) -> list[int]:
     with JournalReader(directory) as reader:
@@ -73,7 +76,7 @@ def test_the_loops_connection_never_brings_the_log_in_by_itself(tmp_path: Path, 
     assert settings == {"wal_autocheckpoint": 0, "journal_mode": "wal", "synchronous": 1}
     before = (tmp_path / "journal.db").read_bytes()
     for number in range(1, 2001):  # twice as many pages as SQLite would bring in by default
-        writer.commit([entry(number)])
+        writer.commit([entry(number), NO_RECORD])
     assert (tmp_path / "journal.db").read_bytes() == before
 
 
@@ -81,7 +84,7 @@ def test_the_log_stays_short_beside_a_loop_that_never_pauses(tmp_path: Path, wri
     log = tmp_path / "journal.db-wal"
     longest = committed_beside = 0
     for number in range(1, 20_001):
-        writer.commit([entry(number)])
+        writer.commit([entry(number), NO_RECORD])
         if writer._clean_up is not None and writer._clean_up.is_alive():
             committed_beside += 1
             time.sleep(0.0005)  # a slow disk gives this loop no time to commit everything
@@ -93,13 +96,13 @@ def test_the_log_stays_short_beside_a_loop_that_never_pauses(tmp_path: Path, wri
 
 
 def test_a_reader_in_the_way_stops_neither_commits_nor_syncs(tmp_path: Path, writer: SqliteWriter) -> None:
-    writer.commit([entry(1)])
+    writer.commit([entry(1), NO_RECORD])
     in_the_way = sqlite3.connect(tmp_path / "journal.db", isolation_level=None)
     in_the_way.execute("BEGIN")
     in_the_way.execute("SELECT count(*) FROM records").fetchone()
     began = time.monotonic()
     for number in range(2, 5001):
-        writer.commit([entry(number)])
+        writer.commit([entry(number)] if number % 2 else [entry(number), NO_RECORD])
     writer.sync()
     seconds = time.monotonic() - began
     in_the_way.close()
@@ -122,10 +125,9 @@ def test_sync_brings_everything_onto_the_disk(
     monkeypatch.setattr(os, "fsync", note)
     writer.commit([entry(1)])
     assert synced == []
-    log = writer.path if writer.path.suffix == ".jsonl" else writer.path.with_name("journal.db-wal")
-    size = log.stat().st_size
     writer.sync()
-    assert synced == [(log.name, size)]
+    log = writer.path if writer.path.suffix == ".jsonl" else writer.path.with_name("journal.db-wal")
+    assert synced == [(log.name, log.stat().st_size)]  # what the tail had is in the log by then
 
 
 def test_sync_brings_the_log_into_the_file(tmp_path: Path, writer: SqliteWriter) -> None:
@@ -148,6 +150,7 @@ def test_statements_that_are_committed_together_hold_together(tmp_path: Path, wr
 def test_close_leaves_one_file(tmp_path: Path) -> None:
     writer = SqliteWriter(tmp_path / "journal.db")
     writer.commit([entry(1)])
-    assert {path.name for path in tmp_path.iterdir()} == {"journal.db", "journal.db-wal", "journal.db-shm"}
+    endings = ("", "-tail", "-wal", "-shm")
+    assert {path.name for path in tmp_path.iterdir()} == {f"journal.db{ending}" for ending in endings}
     writer.close()
     assert [path.name for path in tmp_path.iterdir()] == ["journal.db"]

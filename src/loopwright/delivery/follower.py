@@ -138,7 +138,7 @@ class Follower:
         self._training = (platform.node(), os.getppid())
         self._last_report = self._last_clean_up = self._busy_at = time.monotonic()
         self._num_drained = 0
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[tuple[int, ...], int] | None = None
         self._notes = _Notes() if channel is not None else None
 
     def run(self) -> int:

@@ -24,7 +24,7 @@ from loopwright.journal.lines import LineWriter
 from loopwright.journal.ownership import Ownership
 from loopwright.journal.reader import JournalReader, find_journal
 from loopwright.journal.schema import JOURNAL_NAME, LINES_NAME, Operation
-from loopwright.journal.writer import JournalWriter, SqliteWriter
+from loopwright.journal.writer import JournalWriter, SqliteWriter, bring_tail_in
 from loopwright.records import Status
 
 logger: Logger = get_logger(__name__)
@@ -115,9 +115,13 @@ class JournalFile:
             return
         try:
             self._writer.sync()
-            self._is_failing = bool(self.unwritten)
         except _DISK_ERRORS as error:
             self._note_failure(error)
+        else:
+            if not self.unwritten:
+                self._note_success()
+        if self.unwritten and time.monotonic() >= self._retry_at:
+            self._write_what_waits()
 
     def close(self) -> None:
         """Try a last time to write what waits, bring everything onto the disk, and let the file go."""
@@ -189,9 +193,13 @@ class JournalFile:
             self._note_failure(error)
             self._retry_at = time.monotonic() + RETRY_SECONDS
             return
+        self._note_success()
+        self.unwritten = []
+
+    def _note_success(self) -> None:
         if self._is_failing:
+            self._is_failing = False
             logger.warning("%s takes records again: %d entries written", self.path, len(self.unwritten))
-        self.unwritten, self._is_failing = [], False
 
     def _note_failure(self, error: BaseException) -> None:
         if self._writer is not None and _is_damage(error):
@@ -211,9 +219,11 @@ class JournalFile:
     def _replace(self, error: BaseException) -> bool:
         """Set a damaged file aside, and return whether that worked; the next commit begins a new one."""
         path, writer, self._writer = self.path, self._writer, None
+        newest: list[Operation] = []
         if writer is not None:
+            newest = writer.newest_records()
             _try(writer.close)
-        self.unwritten = [*self.opening, *self.unwritten]
+        self.unwritten = [*self.opening, *newest, *self.unwritten]
         self._retry_at = 0.0
         return _try(lambda: _set_aside(path, error))
 
@@ -235,7 +245,7 @@ def _is_damage(error: BaseException) -> bool:
 def _set_aside(path: Path, error: BaseException) -> None:
     names = (path.with_name(f"{path.stem}.damaged-{number}{path.suffix}") for number in itertools.count(1))
     aside = next(name for name in names if not name.exists())
-    for ending in ("-wal", "-shm", ""):  # the file last: a new one would do away with the log that it finds
+    for ending in ("-tail", "-wal", "-shm", ""):  # the file last: a new one would do away with the log that it finds
         part = path.with_name(path.name + ending)
         if part.exists():
             part.rename(aside.with_name(aside.name + ending))
@@ -255,8 +265,14 @@ def sync_beside(output_dir: Path) -> None:
     """Bring what was committed to the journal in `output_dir` onto the disk, from any thread: no writer waits for it.
 
     Raises:
+        JournalError: the newest records can't be brought into the journal.
         OSError: the disk refuses.
     """
+    if (path := output_dir / JOURNAL_NAME).exists():
+        try:
+            bring_tail_in(path)
+        except sqlite3.Error as error:
+            raise JournalError(f"{path}: {error}") from error
     # Never the SQLite file itself: closing another descriptor of it would drop the locks that SQLite holds. What is in
     # there has been synced on its way from the log.
     for name in (f"{JOURNAL_NAME}-wal", LINES_NAME):

@@ -19,6 +19,7 @@ from pathlib import Path
 from loopwright._support.files import sync_directory
 from loopwright.errors import JournalError
 from loopwright.journal.schema import VERSION, Operation, require_known
+from loopwright.journal.values import dumps
 
 
 class LineWriter:
@@ -48,11 +49,15 @@ class LineWriter:
         Raises:
             OSError: the disk is full, or the network gone.
         """
-        self._append(_line([[name, list(values)] for name, values in operations]))
+        self._append(encode_line([[name, list(values)] for name, values in operations]))
 
     def sync(self) -> None:
         """Bring what was appended onto the disk."""
         os.fsync(self._descriptor)
+
+    def newest_records(self) -> list[Operation]:
+        """Return nothing: every line is in the file."""
+        return []
 
     def close(self) -> None:
         """Close the file."""
@@ -61,7 +66,7 @@ class LineWriter:
     def _begin(self) -> None:
         size = os.fstat(self._descriptor).st_size
         if size == 0:
-            self._append(_line({"journal": VERSION}))
+            self._append(encode_line({"journal": VERSION}))
             sync_directory(self.path.parent)
             return
         read_version(self.path)
@@ -84,7 +89,7 @@ def read_version(path: Path) -> int:
         JournalError: it is no journal, or a newer Loopwright's.
     """
     with path.open("rb") as file:
-        first = _parse(file.readline())
+        first = decode_line(file.readline())
     if not isinstance(first, dict) or not isinstance(first.get("journal"), int):
         raise JournalError(f"{path} is not a journal")
     version: int = first["journal"]
@@ -100,18 +105,27 @@ def read_operations(path: Path, offset: int) -> Iterator[tuple[list[Operation], 
             if not line.endswith(b"\n"):
                 return  # still being written, or cut short by a kill
             offset += len(line)
-            found = _parse(line)
+            found = decode_line(line)
             yield ([(name, values) for name, values in found] if isinstance(found, list) else []), offset
 
 
-def _line(content: object) -> bytes:
-    text = json.dumps(content).encode()
-    return b"%s %08x\n" % (text, zlib.crc32(text))
+# Lines
 
 
-def _parse(line: bytes) -> object:
-    text, _, checksum = line.rstrip(b"\n").rpartition(b" ")
-    if checksum != b"%08x" % zlib.crc32(text):
-        return None
-    content: object = json.loads(text)
+def encode_line(content: object, seed: int = 0) -> bytes:
+    """Return `content` as a line of JSON that ends with its checksum, which goes on from `seed`."""
+    text = dumps(content).encode()
+    return b"%s %08x\n" % (text, zlib.crc32(text, seed))
+
+
+def decode_line(line: bytes, seed: int = 0) -> object:
+    """Return what a line holds; None where its checksum is another."""
+    text = checked(line, seed)
+    content: object = None if text is None else json.loads(text)
     return content
+
+
+def checked(line: bytes, seed: int = 0) -> bytes | None:
+    """Return the JSON text of a line; None where its checksum is another."""
+    text, _, checksum = line.rstrip(b"\n").rpartition(b" ")
+    return text if checksum == b"%08x" % zlib.crc32(text, seed) else None

@@ -1,15 +1,10 @@
-"""Read a run's journal, from any process, while it is being written or later.
-
-No transaction outlives a call: a reader that kept one open made the write-ahead log grow to 392 MB.
-"""
+"""Read a run's journal, from any process, while it is being written or later."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,18 +12,14 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from loopwright.errors import JournalError, JournalNotFound
-from loopwright.journal.lines import read_operations, read_version
-from loopwright.journal.ownership import Connection
 from loopwright.journal.repetition import Awaited
-from loopwright.journal.schema import JOURNAL_NAME, LINES_NAME, STATEMENTS, migrate, require_known
+from loopwright.journal.schema import JOURNAL_NAME, LINES_NAME
 from loopwright.journal.values import decode
+from loopwright.journal.view import View, view_of
 from loopwright.records import Kind, Record, Run, Status
 
 Answer = TypeVar("Answer")
 
-_BUSY_SECONDS = 5.0
-# What SQLite answers where it may not write, or has no room for, the index of the write-ahead log.
-_NOT_WRITABLE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
 _RECORD_COLUMNS = "r.sequence, r.attempt, r.kind, r.step, r.time, r.data, r.tracker"
 
 
@@ -122,7 +113,7 @@ class JournalReader:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         try:
-            self._connection = self._connect()
+            self._view = view_of(path)
         except (sqlite3.Error, OSError) as error:
             raise JournalError(f"{path} can't be read: {error}") from error
 
@@ -130,7 +121,7 @@ class JournalReader:
         """Close the file."""
         if self._pid == os.getpid():  # a thread of the parent's may hold an inherited lock for ever
             with self._lock:
-                self._connection.close()
+                self._view.close()
 
     def __enter__(self) -> Self:
         return self
@@ -150,12 +141,9 @@ class JournalReader:
             if found != "ok":
                 raise JournalError(f"{self.path} is damaged: {found}")
 
-    def change_counter(self) -> int:
-        """Return a number that is another one when something was written."""
-        if self.path.name == LINES_NAME:
-            return self.path.stat().st_size
-        (version,) = self._ask("PRAGMA data_version")[0]
-        return int(version)
+    def change_counter(self) -> tuple[int, ...]:
+        """Return what is another one when something was written."""
+        return self._look(lambda view: view.change_counter())
 
     def runs(self) -> list[Run]:
         """Return the runs, the oldest first."""
@@ -289,23 +277,6 @@ class JournalReader:
 
     # The file
 
-    def _connect(self) -> sqlite3.Connection:
-        self._offset = 0
-        if self.path.name == LINES_NAME:
-            read_version(self.path)
-            connection = _connect(":memory:")
-            migrate(connection)
-            return connection
-        address = self.path.resolve().as_uri()
-        try:
-            return _require_journal(_connect(f"{address}?mode=rw"))  # a reader takes part in the log's index
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in _NOT_WRITABLE:
-                raise
-        log = self.path.with_name(f"{self.path.name}-wal")
-        has_log = log.exists() and log.stat().st_size > 0
-        return _require_journal(_copy(self.path, log) if has_log else _connect(f"{address}?mode=ro&immutable=1"))
-
     def _make(self, make: Callable[[tuple[Any, ...]], Answer], query: str, values: Iterable[Any]) -> list[Answer]:
         rows = self._ask(query, values)
         try:
@@ -314,55 +285,16 @@ class JournalReader:
             raise JournalError(f"{self.path} is damaged: {error}") from error
 
     def _ask(self, query: str, values: Iterable[Any] = ()) -> list[Any]:
+        return self._look(lambda view: view.connection().execute(query, tuple(values)).fetchall())
+
+    def _look(self, do: Callable[[View], Answer]) -> Answer:
         try:
             if self._pid != os.getpid():  # nothing inherited is used after a fork
-                self._pid, self._lock, self._connection = os.getpid(), threading.Lock(), self._connect()
+                self._pid, self._lock, self._view = os.getpid(), threading.Lock(), view_of(self.path)
             with self._lock:
-                if self.path.name == LINES_NAME:
-                    self._take_new_lines()
-                return self._connection.execute(query, tuple(values)).fetchall()
+                return do(self._view)
         except (sqlite3.Error, OSError) as error:
             raise JournalError(f"{self.path} can't be read: {error}") from error
-
-    def _take_new_lines(self) -> None:
-        for operations, offset in read_operations(self.path, self._offset):
-            for name, values in operations:
-                self._connection.execute(STATEMENTS[name], values)
-            self._offset = offset
-
-
-def _connect(address: str) -> sqlite3.Connection:
-    return sqlite3.connect(
-        address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=Connection
-    )
-
-
-def _require_journal(connection: sqlite3.Connection) -> sqlite3.Connection:
-    try:
-        connection.execute("PRAGMA query_only=1")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        require_known(version)
-        if version == 0:
-            raise JournalNotFound("the journal is only just being made")
-        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _copy(path: Path, log: Path) -> sqlite3.Connection:
-    """Return a copy in memory: where the log's index can't be written, the log can't be read in its place."""
-    memory = _connect(":memory:")
-    with tempfile.TemporaryDirectory(prefix="loopwright-") as beside:
-        for part in (path, log):
-            shutil.copyfile(part, Path(beside) / part.name)
-        copied = _connect((Path(beside) / path.name).as_uri())
-        try:
-            copied.backup(memory)
-        finally:
-            copied.close()
-    return memory
 
 
 def _attempt(row: tuple[Any, ...]) -> Attempt:

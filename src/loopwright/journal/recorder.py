@@ -248,7 +248,7 @@ class Recorder:
     ) -> Operation:
         self.position += 1
         keys = json.dumps(sorted(added)) if added else None
-        return "record", (self.position, self.attempt, kind.value, step, time.time(), text, keys, tracker)
+        return "record", (self.position, self.attempt, str(kind), step, time.time(), text, keys, tracker)
 
     def _rewind(self, step: int) -> Operation:
         return self._as_operation(Kind.REWIND, step, encode({"from_step": step})[0])

@@ -38,8 +38,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             environment TEXT NOT NULL, place TEXT NOT NULL, wants_checkpoints INTEGER NOT NULL,
             PRIMARY KEY (run_id, tracker)) WITHOUT ROWID""",
     ),
+    (
+        # One row: up to where which part of the tail has been brought in.
+        "CREATE TABLE tail (journal TEXT NOT NULL, part INTEGER NOT NULL, offset INTEGER NOT NULL)",
+        "INSERT INTO tail VALUES (lower(hex(randomblob(8))), 0, 0)",
+    ),
 )
 VERSION = len(MIGRATIONS)
+
+RECORD_COLUMNS = ("sequence", "attempt", "kind", "step", "time", "data", "added", "tracker")
+
+
+def insert_records(number: int) -> str:
+    """Return the statement that writes so many records."""
+    row = f"({', '.join('?' * len(RECORD_COLUMNS))})"
+    return f"INSERT OR REPLACE INTO records ({', '.join(RECORD_COLUMNS)}) VALUES {', '.join([row] * number)}"
+
 
 STATEMENTS: dict[str, str] = {
     "run": "INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -48,10 +62,7 @@ STATEMENTS: dict[str, str] = {
         "arguments, parameters) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     ),
     "end": "UPDATE attempts SET ended_at = ?, status = ?, reason = ? WHERE number = ?",
-    "record": (
-        "INSERT OR REPLACE INTO records (sequence, attempt, kind, step, time, data, added, tracker) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-    ),
+    "record": insert_records(1),
     "drop": "UPDATE records SET dropped_by = ? WHERE sequence = ?",
     "sink": "INSERT OR REPLACE INTO sinks VALUES (?, ?, ?, ?, ?, ?, ?)",
 }

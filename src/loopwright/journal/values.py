@@ -14,17 +14,17 @@ from typing import Any
 def encode(values: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Return the JSON text of `values`, and a description of each entry that had to be left out."""
     try:
-        return _dumps(values), []
+        return dumps(values), []
     except Exception:  # a value's own methods may raise anything: a tensor without data, a RuntimeError
         pass
     kept: dict[str, str] = {}
     left_out: list[str] = []
     for key, value in values.items():
         try:
-            kept[str(key)] = _dumps(value)
+            kept[str(key)] = dumps(value)
         except Exception:
             left_out.append(f"{key!r} ({type(value).__name__})")
-    return "{" + ", ".join(f"{_dumps(key)}: {text}" for key, text in kept.items()) + "}", left_out
+    return "{" + ", ".join(f"{dumps(key)}: {text}" for key, text in kept.items()) + "}", left_out
 
 
 def decode(text: str) -> dict[str, Any]:
@@ -70,4 +70,5 @@ def _kept_encoder() -> Callable[[Any], str]:
     return lambda value: "".join(chunks(value, 0))
 
 
-_dumps = _kept_encoder()
+dumps = _kept_encoder()
+"""Return a value's JSON text."""

@@ -256,7 +256,7 @@ class Reporting:
         try:
             if recorder is not None:
                 sync_beside(recorder.output_dir)
-        except OSError as error:
+        except (OSError, JournalError) as error:
             logger.warning("the journal could not be synced: %s", error)
 
     def checkpoints_in_use(self) -> list[Path]:

@@ -15,7 +15,7 @@ import pytest
 from loopwright.journal import writer as writer_module
 from loopwright.journal.file import sync_beside
 from loopwright.journal.reader import JournalReader
-from loopwright.journal.tail import SIZE, bring_in, has_news, new_records, place_of, read_tail, tail_of
+from loopwright.journal.tail import SIZE, bring_content_in, has_news, new_records, place_of, read_tail, tail_of
 from loopwright.journal.writer import SqliteWriter, connect_for_writing
 from tests.journal.programs import entry, next_line, output_of
 
@@ -179,7 +179,7 @@ def test_bringing_in_that_is_cut_short_is_done_again(path: Path) -> None:
     leave(path, "writer.commit([entry(1)]); writer.commit([entry(2)])")
     cut_short = connect_for_writing(path)
     cut_short.execute("BEGIN IMMEDIATE")
-    bring_in(cut_short, read_tail(tail_of(path)))
+    bring_content_in(cut_short, read_tail(tail_of(path)))
     cut_short.close()  # as a kill does, before the commit
     assert numbers_in_file(path) == []
     assert numbers_in(path) == [1, 2]

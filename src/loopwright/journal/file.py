@@ -199,7 +199,9 @@ class JournalFile:
     def _note_success(self) -> None:
         if self._is_failing:
             self._is_failing = False
-            logger.warning("%s takes records again: %d entries written", self.path, len(self.unwritten))
+            number = len(self.unwritten)
+            written = f": {number} entries written" if number else ""  # what waited may have had room in the tail
+            logger.warning("%s takes records again%s", self.path, written)
 
     def _note_failure(self, error: BaseException) -> None:
         if self._writer is not None and _is_damage(error):

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -155,6 +156,19 @@ class Connection(sqlite3.Connection):
         """Let what this process has inherited live as long as it does: the end of an object closes it."""
         for inherited in cls._alive:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let everything that is written inside be there, or nothing; nobody else writes meanwhile."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # a full disk ends it
+            connection.execute("ROLLBACK")
+        raise
 
 
 if hasattr(os, "register_at_fork"):

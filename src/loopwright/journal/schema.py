@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loopwright.errors import JournalError
+from loopwright.journal.ownership import transaction
 
 JOURNAL_NAME = "journal.db"
 LINES_NAME = "journal.jsonl"
@@ -81,17 +82,11 @@ def migrate(connection: sqlite3.Connection) -> None:
     require_known(found)
     if found == VERSION:
         return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         for statements in MIGRATIONS[found:]:
             for statement in statements:
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {VERSION}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # a full disk ends it
-            connection.execute("ROLLBACK")
-        raise
 
 
 def require_known(version: int) -> None:

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from loopwright.journal.lines import checked, decode_line, encode_line
-from loopwright.journal.schema import Operation, insert_records
+from loopwright.journal.ownership import transaction
+from loopwright.journal.schema import RECORD_COLUMNS, Operation, insert_records
 from loopwright.journal.values import dumps
 
 # Some 3,000 log lines: what a loop brings in at once where nobody reads its journal, in some 10 ms.
@@ -132,7 +133,7 @@ class Tail:
 # Bringing in
 
 
-def place_of(connection: sqlite3.Connection | sqlite3.Cursor) -> Place:
+def place_of(connection: sqlite3.Connection) -> Place:
     """Return up to where the tail has been brought in, as the journal that `connection` is open on says."""
     row = connection.execute("SELECT journal, part, offset FROM tail").fetchone()
     if row is None:
@@ -165,16 +166,19 @@ def read_tail(path: Path) -> bytes:
         return b""
 
 
-def bring_in(connection: sqlite3.Connection | sqlite3.Cursor, content: bytes) -> Place:
-    """Bring what is new in a tail's content into the journal; return up to where that is.
-
-    Arguments:
-        connection: To the journal, within a transaction that writes, begun before `content` was read.
-        content: The tail's.
+def bring_in(connection: sqlite3.Connection, path: Path) -> Place:
+    """Bring what is new in the tail at `path` into the journal that `connection` is open on; return up to where.
 
     Raises:
         sqlite3.Error: the journal doesn't take it.
+        OSError: the tail can't be read.
     """
+    with transaction(connection):
+        return bring_content_in(connection, read_tail(path))
+
+
+def bring_content_in(connection: sqlite3.Connection, content: bytes) -> Place:
+    """Do what `bring_in` does with a tail's content, within a transaction that was begun before that was read."""
     place = place_of(connection)
     rows, reached = new_records(content, place)
     for statement, values in _statements(rows):
@@ -218,7 +222,7 @@ def _record_text(  # noqa: PLR0913 -- a record's columns
 
 def _records(text: str) -> Iterator[tuple[Any, ...]]:
     fields = iter(text.split("\t"))
-    for sequence, attempt, kind, step, time, data, added, name in zip(*[fields] * 8, strict=True):
+    for sequence, attempt, kind, step, time, data, added, name in zip(*[fields] * len(RECORD_COLUMNS), strict=True):
         tracker = json.loads(name) if name else None
         yield int(sequence), int(attempt), kind, int(step), float(time), data, added or None, tracker
 

@@ -120,16 +120,7 @@ class _DatabaseView:
         if self._writing is None:
             self._writing = _connect(f"{self._path.resolve().as_uri()}?mode=rw", _BRING_IN_SECONDS)
             self._writing.execute("PRAGMA synchronous=NORMAL")
-        execute = self._writing.execute
-        execute("BEGIN IMMEDIATE")
-        try:
-            place = bring_in(self._writing, read_tail(self._tail))
-            execute("COMMIT")
-        except BaseException:
-            if self._writing.in_transaction:
-                execute("ROLLBACK")
-            raise
-        self._place = place
+        self._place = bring_in(self._writing, self._tail)
 
     def _with_tail(self) -> sqlite3.Connection:
         """Return a copy in memory of what the file holds and what the tail has beyond it."""

@@ -17,9 +17,9 @@ from typing import Protocol
 
 from loopwright._support.files import sync_file
 from loopwright._support.log import Logger, get_logger
-from loopwright.journal.ownership import Connection
+from loopwright.journal.ownership import Connection, transaction
 from loopwright.journal.schema import STATEMENTS, Operation, migrate
-from loopwright.journal.tail import Tail, bring_in, place_of, read_tail, tail_of
+from loopwright.journal.tail import Tail, bring_content_in, bring_in, place_of, read_tail, tail_of
 
 logger: Logger = get_logger(__name__)
 
@@ -80,8 +80,6 @@ class SqliteWriter:
         self._new_pages = 0
         self._clean_up: threading.Thread | None = None
         self._connection = connect_for_writing(path, _WRITERS_PATIENCE)
-        # Kept: `connection.execute` makes one each time.
-        self._cursor = self._connection.cursor()
         try:
             migrate(self._connection)
             if self._has_tail:
@@ -96,8 +94,13 @@ class SqliteWriter:
         Raises:
             sqlite3.Error: the disk is full, or the file damaged.
         """
-        if not (all(name == "record" for name, _ in operations) and self._append(operations)):
-            self._commit_now(operations)
+        for name, _ in operations:
+            if name != "record":
+                break
+        else:
+            if self._append(operations):
+                return
+        self._commit_now(operations)
 
     def sync(self) -> None:
         """Bring everything onto the disk, and the write-ahead log into the file."""
@@ -148,12 +151,12 @@ class SqliteWriter:
 
     def _try_to_empty(self, tail: Tail) -> None:
         """Empty the tail unless another process writes, or the disk is full: it has room still, and is as safe."""
-        self._cursor.execute("PRAGMA busy_timeout = 0")
+        self._connection.execute("PRAGMA busy_timeout = 0")
         try:
             with contextlib.suppress(sqlite3.OperationalError):
                 self._empty(tail)
         finally:
-            self._cursor.execute(f"PRAGMA busy_timeout = {round(_WRITERS_PATIENCE * 1000)}")
+            self._connection.execute(f"PRAGMA busy_timeout = {round(_WRITERS_PATIENCE * 1000)}")
 
     def _empty(self, tail: Tail) -> None:
         self._commit_now(())
@@ -163,7 +166,7 @@ class SqliteWriter:
     def _begin_tail(self) -> Tail | None:
         if not self._takes_tail:
             return None
-        place = place_of(self._cursor)
+        place = place_of(self._connection)
         try:
             self._tail = Tail(tail_of(self.path), place.journal, place.part + 1)
         except OSError as error:
@@ -178,17 +181,10 @@ class SqliteWriter:
 
     def _commit_now(self, operations: Sequence[Operation]) -> None:
         """Write to the file itself: first what is in the tail, then all of `operations`."""
-        execute = self._cursor.execute
-        execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._connection):
             self._bring_in()
             for name, values in operations:
-                execute(STATEMENTS[name], values)
-            execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                execute("ROLLBACK")
-            raise
+                self._connection.execute(STATEMENTS[name], values)
         if operations and self._tail is not None:
             self._tail.begin_part()  # `newest_records` knows nothing of what was said after them
         self._new_pages += _PAGES_OF_A_COMMIT
@@ -197,10 +193,10 @@ class SqliteWriter:
 
     def _bring_in(self) -> None:
         if self._tail is not None:
-            if bring_in(self._cursor, self._tail.content()) != self._tail.place:
+            if bring_content_in(self._connection, self._tail.content()) != self._tail.place:
                 logger.error("%s is damaged: some of the newest records are lost", tail_of(self.path))
         elif self._has_tail:
-            bring_in(self._cursor, read_tail(tail_of(self.path)))
+            bring_content_in(self._connection, read_tail(tail_of(self.path)))
 
     def _clean_up_beside(self) -> None:
         """Keep the write-ahead log short, off the loop's thread: an fsync takes 4 to 200 ms."""
@@ -218,15 +214,9 @@ def bring_tail_in(path: Path) -> None:
         sqlite3.Error: the journal doesn't take it.
         OSError: the tail can't be read.
     """
-    if not tail_of(path).exists():
-        return
-    connection = connect_for_writing(path)
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        bring_in(connection, read_tail(tail_of(path)))
-        connection.execute("COMMIT")
-    finally:
-        connection.close()  # which rolls back what isn't committed
+    if tail_of(path).exists():
+        with contextlib.closing(connect_for_writing(path)) as connection:
+            bring_in(connection, tail_of(path))
 
 
 def connect_for_writing(path: Path, patience: float = _BUSY_SECONDS) -> sqlite3.Connection:

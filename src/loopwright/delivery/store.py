@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loopwright.errors import JournalError
+from loopwright.journal.ownership import transaction
 from loopwright.journal.reader import JournalReader, SinkEntry
 from loopwright.journal.writer import connect_for_writing
 
@@ -115,12 +116,11 @@ class DeliveryStore:
             raise JournalError(f"{self.path} was written by a newer Loopwright: install that")
         if found == len(_MIGRATIONS):
             return
-        self._connection.execute("BEGIN IMMEDIATE")
-        (found,) = self._connection.execute("PRAGMA user_version").fetchone()
-        for statement in _MIGRATIONS[found:]:
-            self._connection.execute(statement)
-        self._connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
-        self._connection.execute("COMMIT")
+        with transaction(self._connection):
+            (found,) = self._connection.execute("PRAGMA user_version").fetchone()
+            for statement in _MIGRATIONS[found:]:
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
 
 
 def standing_of(reader: JournalReader, entry: SinkEntry) -> tuple[Delivered, int]:

@@ -112,20 +112,24 @@ def read_operations(path: Path, offset: int) -> Iterator[tuple[list[Operation], 
 # Lines
 
 
-def encode_line(content: object, seed: int = 0) -> bytes:
-    """Return `content` as a line of JSON that ends with its checksum, which goes on from `seed`."""
-    text = dumps(content).encode()
-    return b"%s %08x\n" % (text, zlib.crc32(text, seed))
+def encode_line(content: object) -> bytes:
+    """Return `content` as a line of JSON that ends with its checksum."""
+    return with_checksum(dumps(content).encode())
 
 
-def decode_line(line: bytes, seed: int = 0) -> object:
+def decode_line(line: bytes) -> object:
     """Return what a line holds; None where its checksum is another."""
-    text = checked(line, seed)
+    text = checked(line)
     content: object = None if text is None else json.loads(text)
     return content
 
 
+def with_checksum(text: bytes, seed: int = 0) -> bytes:
+    """Return a line of `text` and its checksum, which goes on from `seed`."""
+    return b"%s %08x\n" % (text, zlib.crc32(text, seed))
+
+
 def checked(line: bytes, seed: int = 0) -> bytes | None:
-    """Return the JSON text of a line; None where its checksum is another."""
+    """Return the text of such a line; None where its checksum is another."""
     text, _, checksum = line.rstrip(b"\n").rpartition(b" ")
     return text if checksum == b"%08x" % zlib.crc32(text, seed) else None

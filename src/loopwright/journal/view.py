@@ -114,7 +114,7 @@ class _DatabaseView:
         if not has_news(self._tail, self._place):
             return False
         self._place = place_of(self._file)  # others bring in too
-        return bool(new_records(read_tail(self._tail), self._place)[0])
+        return has_news(self._tail, self._place)
 
     def _bring_in(self) -> None:
         if self._writing is None:

@@ -19,7 +19,7 @@ from loopwright._support.files import sync_file
 from loopwright._support.log import Logger, get_logger
 from loopwright.journal.ownership import Connection, transaction
 from loopwright.journal.schema import STATEMENTS, Operation, migrate
-from loopwright.journal.tail import Tail, bring_content_in, bring_in, place_of, read_tail, tail_of
+from loopwright.journal.tail import Tail, bring_content_in, bring_in, place_of, tail_of
 
 logger: Logger = get_logger(__name__)
 
@@ -74,7 +74,6 @@ class SqliteWriter:
         self.path = path
         self._pid = os.getpid()
         self._tail: Tail | None = None
-        self._has_tail = tail_of(path).exists()
         self._takes_tail = True
         self._bring_in_at = 0.0
         self._new_pages = 0
@@ -82,8 +81,8 @@ class SqliteWriter:
         self._connection = connect_for_writing(path, _WRITERS_PATIENCE)
         try:
             migrate(self._connection)
-            if self._has_tail:
-                self._commit_now(())
+            if tail_of(path).exists():
+                bring_in(self._connection, tail_of(path))
         except BaseException:
             self._connection.close()
             raise
@@ -104,7 +103,7 @@ class SqliteWriter:
 
     def sync(self) -> None:
         """Bring everything onto the disk, and the write-ahead log into the file."""
-        if self._has_tail:
+        if self._tail is not None:
             self._commit_now(())
         log = self.path.with_name(f"{self.path.name}-wal")
         if log.exists():  # SQLite locks the file and never the log: another descriptor of it does no harm
@@ -121,9 +120,9 @@ class SqliteWriter:
         if self._pid != os.getpid():
             return
         try:
-            if self._has_tail:
+            if self._tail is not None:
                 self._commit_now(())
-                tail_of(self.path).unlink(missing_ok=True)
+            tail_of(self.path).unlink(missing_ok=True)
         except (sqlite3.Error, OSError) as error:  # the next who opens or reads the journal does it
             logger.debug("%s stays: %s", tail_of(self.path), error)
         finally:
@@ -173,7 +172,6 @@ class SqliteWriter:
             self._takes_tail = False
             logger.debug("%s: no tail, so each record is committed by itself: %s", self.path, error)
             return None
-        self._has_tail = True
         self._bring_in_at = time.monotonic() + _SECONDS_IN_TAIL
         return self._tail
 
@@ -182,7 +180,8 @@ class SqliteWriter:
     def _commit_now(self, operations: Sequence[Operation]) -> None:
         """Write to the file itself: first what is in the tail, then all of `operations`."""
         with transaction(self._connection):
-            self._bring_in()
+            if self._tail is not None:
+                self._bring_in(self._tail)
             for name, values in operations:
                 self._connection.execute(STATEMENTS[name], values)
         if operations and self._tail is not None:
@@ -191,12 +190,9 @@ class SqliteWriter:
         if self._new_pages >= _PAGES_PER_CLEAN_UP:
             self._clean_up_beside()
 
-    def _bring_in(self) -> None:
-        if self._tail is not None:
-            if bring_content_in(self._connection, self._tail.content()) != self._tail.place:
-                logger.error("%s is damaged: some of the newest records are lost", tail_of(self.path))
-        elif self._has_tail:
-            bring_content_in(self._connection, read_tail(tail_of(self.path)))
+    def _bring_in(self, tail: Tail) -> None:
+        if bring_content_in(self._connection, tail.content()) != tail.place:
+            logger.error("%s is damaged: some of the newest records are lost", tail_of(self.path))
 
     def _clean_up_beside(self) -> None:
         """Keep the write-ahead log short, off the loop's thread: an fsync takes 4 to 200 ms."""
